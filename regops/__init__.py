@@ -1,0 +1,3 @@
+"""Fused CPU and CUDA kernels for regularization in PyTorch."""
+
+__version__ = "0.1.0"
