@@ -1,5 +1,6 @@
-// Stands in for libcudart in tests: host code compiled by nvcc runs unmodified, and a kernel launch calls back
-// into the interpreter. Device memory is host memory. A function that is missing here fails at link time.
+// Stands in for libcudart in tests: host code compiled by nvcc runs unmodified, and a kernel launch
+// calls back into the interpreter. Device memory is host memory. A function that is missing here
+// fails at link time.
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -168,14 +169,22 @@ static const char* const* error_texts(int error) {
       {"cudaErrorUnknown", "unrecognized error code"},
   };
   switch (error) {
-    case kSuccess: return texts[0];
-    case kInvalidValue: return texts[1];
-    case kInvalidConfiguration: return texts[2];
-    case kInvalidDeviceFunction: return texts[3];
-    case kInvalidDevice: return texts[4];
-    case kLaunchFailure: return texts[5];
-    case kNotSupported: return texts[6];
-    default: return texts[7];
+    case kSuccess:
+      return texts[0];
+    case kInvalidValue:
+      return texts[1];
+    case kInvalidConfiguration:
+      return texts[2];
+    case kInvalidDeviceFunction:
+      return texts[3];
+    case kInvalidDevice:
+      return texts[4];
+    case kLaunchFailure:
+      return texts[5];
+    case kNotSupported:
+      return texts[6];
+    default:
+      return texts[7];
   }
 }
 const char* cudaGetErrorName(int error) { return error_texts(error)[0]; }
@@ -195,21 +204,50 @@ int cudaGetDeviceCount(int* count) {
 int cudaDeviceGetAttribute(int* value, int attribute, int device) {
   if (device != 0) return fail(kInvalidDevice);
   switch (attribute) {
-    case 1: *value = 1024; break;                  // threads in a block
-    case 8: *value = kDefaultShared; break;        // shared memory of a block
-    case 10: *value = 32; break;                   // warp size
-    case 12: *value = 65536; break;                // registers of a block
-    case 13: *value = 1980000; break;              // clock rate, kHz
-    case 16: *value = 132; break;                  // multiprocessors
-    case 38: *value = 50 * 1024 * 1024; break;     // bytes of L2 cache
-    case 39: *value = 2048; break;                 // threads on a multiprocessor
-    case 75: *value = 9; break;                    // compute capability, major
-    case 76: *value = 0; break;                    // compute capability, minor
-    case 81: *value = kSharedPerProcessor; break;  // shared memory of a multiprocessor
-    case 95: *value = 1; break;                    // cooperative launch
-    case 97: *value = kLargestShared; break;       // shared memory of a block that opts in
-    case 106: *value = 32; break;                  // blocks on a multiprocessor
-    default: return fail(kInvalidValue);
+    case 1:
+      *value = 1024;
+      break;  // threads in a block
+    case 8:
+      *value = kDefaultShared;
+      break;  // shared memory of a block
+    case 10:
+      *value = 32;
+      break;  // warp size
+    case 12:
+      *value = 65536;
+      break;  // registers of a block
+    case 13:
+      *value = 1980000;
+      break;  // clock rate, kHz
+    case 16:
+      *value = 132;
+      break;  // multiprocessors
+    case 38:
+      *value = 50 * 1024 * 1024;
+      break;  // bytes of L2 cache
+    case 39:
+      *value = 2048;
+      break;  // threads on a multiprocessor
+    case 75:
+      *value = 9;
+      break;  // compute capability, major
+    case 76:
+      *value = 0;
+      break;  // compute capability, minor
+    case 81:
+      *value = kSharedPerProcessor;
+      break;  // shared memory of a multiprocessor
+    case 95:
+      *value = 1;
+      break;  // cooperative launch
+    case 97:
+      *value = kLargestShared;
+      break;  // shared memory of a block that opts in
+    case 106:
+      *value = 32;
+      break;  // blocks on a multiprocessor
+    default:
+      return fail(kInvalidValue);
   }
   return kSuccess;
 }
@@ -238,7 +276,8 @@ int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const vo
 }
 int cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function, int threads,
                                                   size_t shared) {
-  return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared, 0);
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared,
+                                                                0);
 }
 
 int cudaStreamIsCapturing(void* stream, int* status) {

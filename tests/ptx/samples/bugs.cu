@@ -1,4 +1,5 @@
-// One defect a kernel. `BUG: message` marks the line that the interpreter must name, and what it must say.
+// One defect a kernel. `BUG: message` marks the line that the interpreter must name, and what it
+// must say.
 
 #include "cases.h"
 
@@ -94,7 +95,7 @@ __global__ void named_barrier_short_of_threads(float* out, const float* in, int 
 
 __global__ void shuffle_in_branch(float* out, const float* in, int n) {
   float v = in[THREAD];
-  if ((THREAD & 31) < 16) v = __shfl_xor_sync(~0u, v, 1);  // BUG: of the member mask have exited
+  if ((THREAD & 31) < 16) v = __shfl_xor_sync(~0u, v, 1);  // BUG: divergent shfl: not every thread
   out[THREAD] = v;
 }
 
@@ -106,27 +107,31 @@ __global__ void shuffle_against_barrier(float* out, const float* in, int n) {
 }
 
 __global__ void shuffle_after_return(float* out, const float* in, int n) {
-  if (THREAD >= n) return;
+  if (THREAD >= n - 20) return;
   float v = in[THREAD];
-  v += __shfl_down_sync(~0u, v, 16);  // BUG: of the member mask have exited
+  v += __shfl_down_sync(~0u, v, 16);  // BUG: divergent shfl: not every thread
   out[THREAD] = v;
+}
+
+__global__ void shuffle_in_partial_warp(float* out, const float* in, int n) {
+  out[THREAD] = __shfl_xor_sync(~0u, in[THREAD], 1);  // BUG: lanes 16, 17, 18, 19, ... of the
 }
 
 __global__ void shuffle_from_absent_lane(float* out, const float* in, int n) {
   float v = in[THREAD];
-  if (THREAD < 16) v = __shfl_sync(0xffffu, v, 16);  // BUG: reads lane 16, which is not in the member mask
+  if (THREAD < 16) v = __shfl_sync(0xffffu, v, 16);  // BUG: reads lane 16
   out[THREAD] = v;
 }
 
 __global__ void ballot_in_branch(float* out, const float* in, int n) {
   unsigned votes = 0;
-  if (THREAD < 20) votes = __ballot_sync(~0u, in[THREAD] > 0);  // BUG: of the member mask have exited
+  if (THREAD < 20) votes = __ballot_sync(~0u, in[THREAD] > 0);  // BUG: divergent vote
   out[THREAD] = votes;
 }
 
 __global__ void match_after_return(float* out, const float* in, int n) {
   if (THREAD >= 20) return;
-  out[THREAD] = __match_any_sync(~0u, THREAD & 3);  // BUG: of the member mask have exited
+  out[THREAD] = __match_any_sync(~0u, THREAD & 3);  // BUG: divergent match
 }
 
 __global__ void different_masks(float* out, const float* in, int n) {
@@ -170,8 +175,8 @@ __global__ void dynamic_shared_past_end(float* out, const float* in, int n) {
 }
 
 __global__ void misaligned_global(float* out, const float* in, int n) {
-  const float4 v = reinterpret_cast<const float4*>(in + 1)[0];  // BUG: misaligned 16-byte access
-  reinterpret_cast<float4*>(out)[0] = v;
+  const float4* const vectors = reinterpret_cast<const float4*>(in + 1);
+  *reinterpret_cast<float4*>(out) = vectors[0];  // BUG: misaligned 16-byte access
 }
 
 __global__ void misaligned_shared(float* out, const float* in, int n) {
@@ -224,16 +229,15 @@ __global__ void uninitialised_local(float* out, const float* in, int n) {
 
 __global__ void uninitialised_register(float* out, const float* in, int n) {
   int v;
-  asm volatile("{ .reg .s32 t; add.s32 %0, t, 1; }" : "=r"(v));  // BUG: read of uninitialised register
+  asm("{ .reg .s32 t; add.s32 %0, t, 1; }" : "=r"(v));  // BUG: uninitialised register t
   out[THREAD] = v;
 }
 
+#define SET_IF_BELOW_7 "{ .reg .s32 t; .reg .pred p; setp.lt.s32 p, %1, 7; @p mov.s32 t, 5; "
+
 __global__ void register_of_one_branch(float* out, const float* in, int n) {
   int v;
-  asm volatile(
-      "{ .reg .s32 t; .reg .pred p; setp.lt.s32 p, %1, 7; @p mov.s32 t, 5; add.s32 %0, t, 1; }"  // BUG: register t
-      : "=r"(v)
-      : "r"(THREAD));
+  asm(SET_IF_BELOW_7 "mov.s32 %0, t; }" : "=r"(v) : "r"(THREAD));  // BUG: uninitialised register t
   out[THREAD] = v;
 }
 
@@ -259,7 +263,8 @@ static const Case cases[] = {
     CASE(named_barrier_short_of_threads, 1, 64, 0),
     CASE(shuffle_in_branch, 1, 64, 0),
     CASE(shuffle_against_barrier, 1, 64, 0),
-    CASE(shuffle_after_return, 1, 288, 0),
+    CASE(shuffle_after_return, 1, 256, 0),
+    CASE(shuffle_in_partial_warp, 1, 48, 0),
     CASE(shuffle_from_absent_lane, 1, 32, 0),
     CASE(ballot_in_branch, 1, 32, 0),
     CASE(match_after_return, 1, 32, 0),

@@ -1,5 +1,5 @@
 // Kernels that look like those of bugs.cu and are correct: the interpreter must stay silent.
-// `VALUE: expression` gives out[t] for the linear thread number t; in[i] = i + 1 and n = 256.
+// `VALUE: expression` gives out[t], for t from 0 to the number of threads; in[i] = i + 1, n = 256.
 
 #include "cases.h"
 
@@ -29,9 +29,7 @@ __global__ void same_value_flag(float* out, const float* in, int n) {
 }
 
 // VALUE: where(t == 0, 7, 0)
-__global__ void same_value_global(float* out, const float* in, int n) {
-  out[0] = 7;
-}
+__global__ void same_value_global(float* out, const float* in, int n) { out[0] = 7; }
 
 // VALUE: where(t == 0, 8 * 9 / 2, 0)
 __global__ void blocks_add_atomically(float* out, const float* in, int n) {
@@ -100,14 +98,13 @@ __global__ void shuffle_within_halves(float* out, const float* in, int n) {
     v = __shfl_xor_sync(odd, v, 2);
     v = __shfl_xor_sync(odd, v, 2) - 1;
   } else {
-    v = __shfl_xor_sync(~odd, v, 30) ;
+    v = __shfl_xor_sync(~odd, v, 30);
     v = __shfl_xor_sync(~odd, v, 30) + 1;
   }
   out[THREAD] = v;
 }
 
-// Lanes leave the loop's body by different ways, and meet at its shuffle all the same.
-// VALUE: 3 * (t + 1) + where(t % 2 == 0, 3, 0) + where(t % 2 == 1, -3, 0)
+// VALUE: 3 * (t + 1) + where(t % 2 == 0, 3, -3)
 __global__ void shuffle_in_loop_with_cold_branch(float* out, const float* in, int n) {
   float sum = 0;
 #pragma unroll 1
@@ -144,10 +141,12 @@ __global__ void reducing_barriers(float* out, const float* in, int n) {
   out[THREAD] = 1000 * count + 10 * any + all;
 }
 
-// VALUE: where(t < 200, t + 1, 0)
+// VALUE: where(t < 72, 2 * t + 130, t + 1)
 __global__ void grid_stride_tail(float* out, const float* in, int n) {
-  const int stride = gridDim.x * blockDim.x;
-  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < 200; i += stride) out[i] = in[i];
+  const int stride = gridDim.x * blockDim.x, start = blockIdx.x * blockDim.x + threadIdx.x;
+  float sum = 0;
+  for (int i = start; i < 200; i += stride) sum += in[i];
+  out[start] = sum;
 }
 
 // VALUE: (t + 1) * (t % 8)
