@@ -1,4 +1,4 @@
-"""The PTX interpreter: it names every seeded defect with its line, and says nothing about correct kernels."""
+"""The PTX interpreter names every seeded defect with its line and is silent on correct kernels."""
 
 import ctypes
 import re
@@ -83,7 +83,11 @@ def launches():
 def test_atomics(launches):
     device = Device(launches)
     values = np.random.default_rng(0).integers(1, 2**32, 1000, dtype=np.uint32)
-    counters, total, pair = np.zeros(12, np.uint32), np.zeros(1, np.float32), np.zeros(2, np.float16)
+    counters, total, pair = (
+        np.zeros(12, np.uint32),
+        np.zeros(1, np.float32),
+        np.zeros(2, np.float16),
+    )
     buffers = [device.register(x) for x in (counters, values, total, pair)]
     assert device.call("run_atomics", *buffers, values.size) == 0
     assert counters[:8].tolist() == np.bincount(values % 8, minlength=8).tolist()
@@ -181,8 +185,9 @@ def test_registration_is_checked(launches):
         Device(launches, "sideways")
 
 
-def test_missing_runtime_function_fails_to_link(tmp_path):
+def test_missing_runtime_function_fails_to_link(tmp_path, monkeypatch):
     require_nvcc()
+    monkeypatch.setattr("tests.ptx.compile.CACHE", tmp_path / "cache")
     source = tmp_path / "synchronizes.cu"
     source.write_text('extern "C" int f() { return cudaDeviceSynchronize(); }\n')
     with pytest.raises(CompileError, match="undefined reference to `cudaDeviceSynchronize'"):
@@ -206,7 +211,8 @@ UNKNOWN = [
     ("barrier.cluster.arrive;", "unknown modifier .cluster|expected one of"),
     ("mapa.u64 d, d, r;", "unknown instruction `mapa"),
     ("cp.async.wait_all;", "unknown instruction `cp"),
-    ("call helper, (r);", "unknown instruction `call"),
+    ("call helper, (r);", "not inlined is not supported: `call helper"),
+    ("{ .param .b32 a; st.param.b32 [a], r; }", "not inlined is not supported: `st.param"),
     (".wibble 3;", "unknown statement"),
     ("@p .wibble;", "unknown statement"),
     ("add.f32 f, f, 0d3ff0000000000000;", "immediate 0d3ff0000000000000"),
@@ -223,7 +229,9 @@ def test_unknown_ptx_is_an_error(launches, statement, message):
         Device(launches)._decode(parse_module(text).kernels["k"])
 
 
-@pytest.mark.parametrize("text", [".wibble 3;", ".entry k() .wibble 3 { ret; }", ".entry k( { ret; }"])
+@pytest.mark.parametrize(
+    "text", [".wibble 3;", ".entry k() .wibble 3 { ret; }", ".entry k( { ret; }"]
+)
 def test_unknown_directive_is_an_error(text):
     with pytest.raises(ParseError):
         parse_module(text)

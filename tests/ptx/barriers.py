@@ -108,7 +108,9 @@ class Barriers:
             return False
         if members.size > wanted:
             group.fail(
-                f"{members.size} threads at a barrier for {wanted}", Lanes(members, False), pc=int(pcs[0])
+                f"{members.size} threads at a barrier for {wanted}",
+                Lanes(members, False),
+                pc=int(pcs[0]),
             )
         self._check_exits(row, int(pcs[0]), members)
         lanes = Lanes(members, members.size == group.count)
@@ -131,8 +133,9 @@ class Barriers:
         gone = (group.state[whole] == EXITED) & (self.exit_epoch[whole] == group.block_epoch[row])
         for last in np.unique(group.trail[whole[gone]]):
             if int(last) in self._behind(pc):
+                count = np.count_nonzero(gone)
                 group.fail(
-                    f"divergent barrier: {np.count_nonzero(gone)} threads of the block went around it",
+                    f"divergent barrier: {count} threads of the block went around it",
                     Lanes(members, False),
                     pc=pc,
                 )
@@ -150,14 +153,18 @@ class Barriers:
                 if instruction.opcode == "bra":
                     front.append(kernel.labels[instruction.operands[0]])
                 elif instruction.opcode == "brx":
-                    front.extend(kernel.labels[x] for x in kernel.branch_tables[instruction.operands[1]])
+                    front.extend(
+                        kernel.labels[x] for x in kernel.branch_tables[instruction.operands[1]]
+                    )
                 ends = instruction.opcode in ("bra", "brx", "ret", "exit", "trap")
                 if not ends or instruction.guard:
                     front.append(at + 1)
             self._reachable[pc] = seen
         return self._reachable[pc]
 
-    def gather(self, lanes: Lanes, mask: Array, exited_may_miss: bool) -> tuple[Lanes, Array] | None:
+    def gather(
+        self, lanes: Lanes, mask: Array, exited_may_miss: bool
+    ) -> tuple[Lanes, Array] | None:
         """Brings together the lanes of the member masks of a warp-wide instruction.
 
         Returns:
@@ -181,11 +188,9 @@ class Barriers:
             if gone.any():
                 if not exited_may_miss:
                     which = int(np.flatnonzero(gone)[0])
-                    group.fail(
-                        f"lanes {_lane_names(gone[which])} of the member mask have exited or do not exist",
-                        lanes,
-                        which,
-                    )
+                    names = _lane_names(gone[which])
+                    message = f"lanes {names} of the member mask have exited or do not exist"
+                    group.fail(message, lanes, which)
                 missing = missing & alive
         complete = missing == 0
         if not complete.all():
@@ -230,17 +235,15 @@ class Barriers:
         row = group.block_row[here[0]]
         elsewhere = (group.block_row == row) & (group.pc != pc) & (group.state != EXITED)
         places = {str(group.instruction(int(at)).source) for at in np.unique(group.pc[elsewhere])}
-        where = f"others wait at {', '.join(sorted(places))}" if places else "the others have exited"
-        what = "member mask" if group.instruction(pc).opcode not in ("bar", "barrier") else "block"
-        raise_for = Lanes(here, False)
-        group.fail(
-            f"divergent {group.instruction(pc).opcode}: not every thread of its {what} comes here; {where}",
-            raise_for,
-            pc=pc,
+        where = (
+            f"others wait at {', '.join(sorted(places))}" if places else "the others have exited"
         )
+        what = "member mask" if group.instruction(pc).opcode not in ("bar", "barrier") else "block"
+        name = group.instruction(pc).opcode
+        message = f"divergent {name}: not every thread of its {what} comes here; {where}"
+        group.fail(message, Lanes(here, False), pc=pc)
 
 
 def _lane_names(mask: int) -> str:
     names = [str(i) for i in range(32) if int(mask) >> i & 1]
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-

@@ -1,7 +1,8 @@
 """Compiles CUDA sources to PTX and to a host library whose launches go to the interpreter.
 
-Results are kept under build/ptx/, named by a hash of all that they depend on, so that a second run compiles
-only what changed. A lock file for each keeps parallel test processes from doing the same work.
+Results are kept under build/ptx/, named by a hash of all that they depend on, so that a second run
+compiles only what changed. A lock file for each keeps parallel test processes from doing the same
+work.
 """
 
 from __future__ import annotations
@@ -99,14 +100,17 @@ def compile_cuda(
 
     Raises:
         NvccNotFound: there is no nvcc.
-        CompileError: a source does not compile, or calls a runtime function that the stand-in lacks.
+        CompileError: a source does not compile, or calls a runtime function that the stand-in
+            lacks.
     """
     nvcc = find_nvcc()
     sources = [Path(source).resolve() for source in sources]
     include = [Path(folder).resolve() for folder in include]
     options = ["-O3", "-std=c++17", "-lineinfo", *flags, *(f"-I{folder}" for folder in include)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        units = list(pool.map(lambda source: _compile_unit(nvcc, source, include, options), sources))
+        units = list(
+            pool.map(lambda source: _compile_unit(nvcc, source, include, options), sources)
+        )
     key = _hash(str(_RUNTIME.read_bytes()), *(unit.name for unit in units))
 
     def link(folder: Path) -> None:
@@ -127,7 +131,8 @@ def _compile_unit(nvcc: Path, source: Path, include: list[Path], options: list[s
     key = _hash(_version(nvcc), ARCHITECTURE, *options, str(source), *contents)
 
     def build(folder: Path) -> None:
-        # Only PTX goes into the object: assembling it for a GPU would take longer and is not looked at.
+        # Only PTX goes into the object: assembling it for a GPU would take longer and is not looked
+        # at.
         target = ["-gencode", f"arch={ARCHITECTURE},code={ARCHITECTURE}", "-Xcompiler", "-fPIC"]
         keep = ["--keep", "--keep-dir", str(folder)]
         command = [str(nvcc), *options, *target, *keep, "-c", str(source), "-o"]
@@ -167,7 +172,7 @@ def _hash(*parts: str) -> str:
 
 
 def _build_once(key: str, build: Callable[[Path], None]) -> Path:
-    """Runs `build` on a new folder unless one of this key is there; a failed build leaves nothing."""
+    """Runs `build` on a new folder unless this key has one; a failed build leaves nothing."""
     final = CACHE / key
     if final.is_dir():
         return final

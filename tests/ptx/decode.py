@@ -1,8 +1,9 @@
 """Turns parsed instructions into functions, once per kernel.
 
-An instruction family registers itself with `@opcode("add", "sub")`. Its function gets a `Decoder`, takes the
-modifiers it knows, asks for readers and writers of the operands, and returns what is to be done at each
-execution. A modifier that nobody took raises ParseError: nothing is ignored in silence.
+An instruction family registers itself with `@opcode("add", "sub")`. Its function gets a `Decoder`,
+takes the modifiers it knows, asks for readers and writers of the operands, and returns what is to
+be done at each execution. A modifier that nobody took raises ParseError: nothing is ignored in
+silence.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Floating-point steps that numpy lacks: single-rounding fma, directed rounding, bfloat16, PTX's min and max.
+"""Floating-point steps that numpy lacks: fma, directed rounding, bfloat16, PTX's min and max.
 
-The tool is rounding to odd (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008): a sum
-that is inexact gets an odd last bit, so that a later rounding to a format at least two bits shorter sees on
-which side of every tie the exact value lies.
+The tool is rounding to odd (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums",
+2008): a sum that is inexact gets an odd last bit, so that a later rounding to a format at least two
+bits shorter sees on which side of every tie the exact value lies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def canonical_nan(values: Array) -> Array:
 
 def flush_subnormals(values: Array) -> Array:
     """`.ftz`: subnormal numbers become zeros of the same sign."""
-    return np.where(np.abs(values) < np.finfo(values.dtype).tiny, np.copysign(values * 0, values), values)
+    return np.where(
+        np.abs(values) < np.finfo(values.dtype).tiny, np.copysign(values * 0, values), values
+    )
 
 
 def saturate(values: Array) -> Array:
@@ -64,7 +66,9 @@ def _make_odd(rounded: Array, error: Array) -> Array:
     """Moves an inexact value whose last bit is even one step towards the exact value."""
     bits = rounded.view(_INTEGER[rounded.itemsize])
     nudge = (error != 0) & ((bits & 1) == 0) & np.isfinite(rounded)
-    return np.where(nudge, np.nextafter(rounded, np.copysign(np.inf, error)), rounded)
+    return np.where(
+        nudge, np.nextafter(rounded, np.copysign(np.inf, error).astype(rounded.dtype)), rounded
+    )
 
 
 def add_to_odd(a: Array, b: Array) -> Array:
@@ -72,10 +76,22 @@ def add_to_odd(a: Array, b: Array) -> Array:
     return _make_odd(*_two_sum(a, b))
 
 
+def add_directed(a: Array, b: Array, dtype: np.dtype, rounding: str) -> Array:
+    """Sum of float64 values, rounded once to a shorter format in the named PTX mode."""
+    total = add_to_odd(a, b)
+    result = narrow(total, dtype, rounding)
+    if rounding == "rm":
+        # Downwards, and only so, a sum that cancels is -0.
+        cancelled = (total == 0) & (np.signbit(a) | np.signbit(b))
+        result = np.where(cancelled, dtype.type(-0.0), result)
+    return result
+
+
 def _narrow_to_odd(exact: Array) -> Array:
     """float64 to float32, rounded to odd."""
     narrow = exact.astype(np.float32)
-    # Beyond the largest float32 the neighbour towards the exact value is that largest one, which is odd.
+    # Beyond the largest float32 the neighbour towards the exact value is that largest one, which is
+    # odd.
     overflow = np.isinf(narrow) & np.isfinite(exact)
     largest = np.finfo(np.float32).max
     narrow = np.where(overflow, np.copysign(largest, narrow), narrow)
@@ -95,10 +111,11 @@ def narrow(exact: Array, dtype: np.dtype, rounding: str) -> Array:
 
 
 def fma_float32(a: Array, b: Array, c: Array, rounding: str = "rn") -> Array:
-    """a * b + c in float32 (or float16) with one rounding.
+    """Fused a * b + c in float32 or float16, exact.
 
-    The product of two float32 is exact in float64. The float64 sum may be inexact; rounding it again can only go
-    wrong where it lies on a tie, or below the normal range, or in a directed mode: only then is it made odd.
+    The product of two float32 is exact in float64. The float64 sum may be inexact; rounding it
+    again can only go wrong where it lies on a tie, or below the normal range, or in a directed
+    mode: only then is it made odd.
     """
     dtype = np.result_type(a)
     product = a.astype(np.float64) * b.astype(np.float64)
@@ -109,11 +126,11 @@ def fma_float32(a: Array, b: Array, c: Array, rounding: str = "rn") -> Array:
         small = np.abs(total) < 1.2e-38
         if not (tie | (small & (total != 0))).any():
             return total.astype(dtype)
-    return narrow(add_to_odd(product, addend), dtype, rounding)
+    return add_directed(product, addend, dtype, rounding)
 
 
 def fma_float64(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c in float64 with one rounding (Boldo and Melquiond), exact fractions outside its safe range."""
+    """Fused a * b + c in float64, exact: Boldo and Melquiond's, or fractions out of its range."""
     a, b, c = (np.array(x, np.float64) for x in np.broadcast_arrays(a, b, c))
     upper, lower = _two_product(a, b)
     total_high, total_low = _two_sum(c, lower)
@@ -146,7 +163,9 @@ def to_bfloat16_bits(values: Array, rounding: str = "rn") -> Array:
         values = _narrow_to_odd(values)
     bits = np.ascontiguousarray(values).view(np.uint32)
     if rounding == "rn":
-        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        rounded = (
+            bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        ) >> np.uint32(16)
     else:
         rounded = bits >> np.uint32(16)
     rounded = rounded.astype(np.uint16)

@@ -1,9 +1,10 @@
 """Races on global memory, found after a launch from a log of its accesses.
 
-Two accesses of the same bytes by different threads, at least one of them a plain write, must be ordered: by a
-barrier within a block, by `__syncwarp` within a warp, or across blocks by a fence of the first thread's block
-followed by an atomic of the second's (the pattern by which the last block to finish reads what others wrote).
-Writes of one and the same value, and atomics among themselves, are no races.
+Two accesses of the same bytes by different threads, at least one of them a plain write, must be
+ordered: by a barrier within a block, by `__syncwarp` within a warp, or across blocks by a fence of
+the first thread's block followed by an atomic of the second's (the pattern by which the last block
+to finish reads what others wrote). Writes of one and the same value, and atomics among themselves,
+are no races.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 NOBODY, ATOMIC = -1, -2
-# Accesses of one place that a later one is compared with; bounds the time that a contended place takes.
+# Accesses of one place that a later one is compared with; bounds the time that a contended place
+# takes.
 MOST_COMPARED = 256
 
 
@@ -156,7 +158,7 @@ def _expand(record: Record, unit: int) -> tuple[Array, Array]:
 
 
 def _suspect_units(records: list[Record]) -> Array:
-    """Units that a thread wrote and another one touched, ordered or not: few or none in most kernels."""
+    """Units that a thread wrote and another touched, ordered or not: none in most kernels."""
     unit = _unit(records)
     size = 1 + max(int(r.offsets.max()) // unit + r.access.total // unit for r in records)
     owner = np.full(size, NOBODY, np.int64)
@@ -182,5 +184,7 @@ def _suspect_units(records: list[Record]) -> Array:
 def _fail(first: Record, i: int, second: Record, j: int) -> None:
     other = first.group
     there, who = other.instruction(first.pc).source, other.describe(int(first.lanes.index[i]))
-    message = f"global memory race: {second.access.kind}, and {first.access.kind} by {who} at {there}"
+    message = (
+        f"global memory race: {second.access.kind}, and {first.access.kind} by {who} at {there}"
+    )
     second.group.fail(f"{message} with no order between", second.lanes, j, pc=second.pc)

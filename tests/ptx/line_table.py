@@ -25,8 +25,8 @@ def _is_library_header(file: str) -> bool:
 class LineTable:
     """The `.file` table and the chain of inlined calls behind each place.
 
-    A frame `2 7 5, inlined_at 2 20 7` says that the caller stands at `2 20 7`; that place has itself appeared
-    in an earlier `.loc`, with the caller's caller.
+    A frame `2 7 5, inlined_at 2 20 7` says that the caller stands at `2 20 7`; that place has
+    itself appeared in an earlier `.loc`, with the caller's caller.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,7 +1,7 @@
-"""Executes a kernel over a group of blocks: a register is a numpy array with one element per thread.
+"""Executes a kernel over a group of blocks: a register is an array with an element per thread.
 
-Threads that stand at the same instruction execute it together. The group that stands at the lowest instruction
-goes first, which lets divergent threads meet again where their paths join.
+Threads that stand at the same instruction execute it together. The group that stands at the lowest
+instruction goes first, which lets divergent threads meet again where their paths join.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import numpy as np
 
 from .barriers import Barriers
 from .errors import DeviceError
+from .global_races import GlobalAccessLog
 from .lanes import EXITED, RESCHEDULE, RUNNING, Lanes
 from .memory import Memory
 from .parser import Instruction, Kernel
-from .global_races import GlobalAccessLog
 from .races import SharedRaces
 
 Array = np.ndarray
 Dimensions = tuple[int, int, int]
 
 _NEVER = np.iinfo(np.int64).max
-# A kernel that a GPU would finish in microseconds: more steps than this means that it waits for ever.
+# A kernel that a GPU would finish in microseconds: more steps than this means that it waits for
+# ever.
 MAX_STEPS = 20_000_000
 
 
@@ -59,11 +60,17 @@ class Group:
     """Blocks that run in lockstep, with their registers, program counters and barriers."""
 
     def __init__(
-        self, launch: Launch, memory: Memory, blocks: Array, log: GlobalAccessLog, storage: list[Array]
+        self,
+        launch: Launch,
+        memory: Memory,
+        blocks: Array,
+        log: GlobalAccessLog,
+        storage: list[Array],
     ) -> None:
         """Prepares blocks, given by their linear numbers, for their first instruction.
 
-        `storage` holds the registers' arrays; it is passed on from group to group of a launch to save time.
+        `storage` holds the registers' arrays; it is passed on from group to group of a launch to
+        save time.
         """
         self.launch, self.program, self.memory, self.log = launch, launch.program, memory, log
         threads, count = launch.threads, blocks.size * launch.threads
@@ -90,7 +97,8 @@ class Group:
         self.pc = np.zeros(count, np.int64)
         self.state = np.zeros(count, np.int8)
         self.carry = np.zeros(count, bool)
-        # Last instruction of a thread before its latest jump or wait; tells how an exited thread left.
+        # Last instruction of a thread before its latest jump or wait; tells how an exited thread
+        # left.
         self.trail = np.full(count, -1, np.int64)
         self.block_epoch = np.zeros(blocks.size, np.int64)
         self.warp_epoch = np.zeros(blocks.size * self.warps_per_block, np.int64)
@@ -181,7 +189,7 @@ class Group:
         return executed
 
     def branch(self, lanes: Lanes, taken: Array, target: int) -> int | None:
-        """Sends the lanes for which `taken` holds to a target, the others to the next instruction."""
+        """Sends the lanes with `taken` to a target, the others to the next instruction."""
         if taken.all():
             return target
         if not taken.any():
@@ -208,9 +216,7 @@ class Group:
     def check_defined(self, register: int, lanes: Lanes) -> None:
         """Raises unless every lane has written a register."""
         defined = self.defined[register]
-        bad = (
-            np.ones(lanes.count, bool) if defined is None else ~defined[lanes.index]
-        )
+        bad = np.ones(lanes.count, bool) if defined is None else ~defined[lanes.index]
         if bad.any():
             name = self.program.register_names[register]
             self.fail(f"read of uninitialised register {name}", lanes, int(bad.argmax()))

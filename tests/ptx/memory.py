@@ -1,4 +1,4 @@
-"""The device's memories: registered buffers, shared, local and parameter memory, every access checked."""
+"""The device's memories (buffers, shared, local, parameters) and the checks of every access."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .machine import Group
 
 Array = np.ndarray
-# Generic addresses of the small memories lie far above those of host memory, which global addresses are.
+# Generic addresses of the small memories lie far above those of host memory, which global addresses
+# are.
 WINDOW_SIZE = 1 << 32
 WINDOWS = {"shared": 1 << 60, "local": 1 << 61, "param": 3 << 60}
 _CARRIER = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: "V16", 32: "V32"}
@@ -29,7 +30,7 @@ class Region:
         self._views: dict[int, Array] = {}
 
     def view(self, size: int) -> tuple[Array, int]:
-        """Elements of `size` bytes, and the offset of the first one, which is aligned as an address."""
+        """Elements of `size` bytes, and the offset of the first: the first aligned address."""
         head = -self.start % size
         if size not in self._views:
             whole = (self.data.size - head) // size * size
@@ -141,7 +142,9 @@ class Memory:
                 out[piece.positions] = bits
         return out.view(_CARRIER[access.size]).reshape(lanes.count, access.count)
 
-    def store(self, group: Group, lanes: Lanes, addresses: Array, bits: Array, access: Access) -> None:
+    def store(
+        self, group: Group, lanes: Lanes, addresses: Array, bits: Array, access: Access
+    ) -> None:
         """Writes bits of shape (lanes, elements)."""
         values = np.ascontiguousarray(bits).view(_CARRIER[access.total]).reshape(-1)
         for piece in self.resolve(group, lanes, addresses, access, values):
@@ -223,7 +226,9 @@ class Memory:
         low, high = int(addresses.min()), int(addresses.max()) + access.total
         number = int(np.searchsorted(self._starts, low, "right")) - 1
         if number >= 0 and high <= self.regions[number].end:
-            return [self._global_piece(group, lanes, number, addresses, access, positions, None, values)]
+            return [
+                self._global_piece(group, lanes, number, addresses, access, positions, None, values)
+            ]
         numbers = np.searchsorted(self._starts, addresses, "right") - 1
         ends = self._ends[numbers] if self.regions else np.zeros_like(addresses)
         outside = (numbers < 0) | (addresses + access.total > ends)
@@ -236,7 +241,9 @@ class Memory:
             part = np.flatnonzero(numbers == number)
             where = part if positions is None else positions[part]
             pieces.append(
-                self._global_piece(group, lanes, int(number), addresses[part], access, where, part, values)
+                self._global_piece(
+                    group, lanes, int(number), addresses[part], access, where, part, values
+                )
             )
         return pieces
 
@@ -258,7 +265,8 @@ class Memory:
         offsets = addresses - region.start
         if region.writable:
             written = values if values is None or positions is None else values[positions]
-            # Counted from an aligned address, so that an access of n bytes starts at a multiple of n.
+            # Counted from an aligned address, so that an access of n bytes starts at a multiple of
+            # n.
             group.log.add(group, chosen, number, offsets + region.start % 32, access, written)
         return Piece(region, offsets, positions, "global")
 

@@ -1,9 +1,10 @@
-"""Variants of a CUDA source that lack one barrier each: a test worth its name notices every one of them."""
+"""Variants of a CUDA source that lack one barrier each; a good test notices every one."""
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,13 @@ def barriers(text: str) -> list[re.Match[str]]:
     return list(_BARRIER.finditer(blank))
 
 
+def _write(path: Path, text: str) -> None:
+    """Writes at once or not at all: another test process may read the same copy."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)
+
+
 def without_each_barrier(files: Sequence[Path], root: Path, folder: Path) -> Iterator[Mutant]:
     """Writes a copy of the files for each barrier in them, without that barrier.
 
@@ -51,9 +59,8 @@ def without_each_barrier(files: Sequence[Path], root: Path, folder: Path) -> Ite
             for source in files:
                 target = copies / source.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-            # An empty statement: the barrier may be all that an `if` or a loop has.
-            mutated = text[: call.start()] + ";" + text[call.end() :]
-            (copies / file.relative_to(root)).write_text(mutated)
+                # An empty statement: the barrier may be all that an `if` or a loop has.
+                mutated = text[: call.start()] + ";" + text[call.end() :]
+                _write(target, mutated if source == file else source.read_text())
             sources = tuple(copies / source.relative_to(root) for source in files)
             yield Mutant(file, line, call[0], sources)

@@ -1,7 +1,8 @@
 """PTX types, and how a register's bits become numpy values and come back.
 
-A register is stored as an unsigned integer of its width, one element per thread. `decode` shows these bits
-as the values of a type, `encode` turns values into bits again. Packed pairs gain a second axis of length 2.
+A register is stored as an unsigned integer of its width, one element per thread. `decode` shows
+these bits as the values of a type, `encode` turns values into bits again. Packed pairs gain a
+second axis of length 2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Races on shared memory: two threads touch the same bytes, one writes, and no barrier stands between them.
+"""Races on shared memory: two threads touch the same bytes, one writes, no barrier between.
 
-Threads of one warp are ordered by `__syncwarp` and by block barriers, threads of one block by block barriers.
-Both are counted as epochs: accesses in the same epoch are not ordered.
+Threads of one warp are ordered by `__syncwarp` and by block barriers, threads of one block by block
+barriers. Both are counted as epochs: accesses in the same epoch are not ordered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIRST_WARP = -3
 
 
 def _smallest_access(group: Group) -> int:
-    """Bytes of the narrowest access to shared memory in a kernel, at most 4: the unit of tracking."""
+    """Bytes of a kernel's narrowest access to shared memory, at most 4: the unit of tracking."""
     from .ptx_types import TYPES
 
     smallest = 4
@@ -83,11 +83,15 @@ class SharedRaces:
                 clash &= ~np.repeat(self._already_there(piece, access, values), per_lane)
             if clash.any():
                 which = int(clash.argmax())
-                self._fail(lanes, which // per_lane, access, writer[which], self.write_pc[units[which]])
+                self._fail(
+                    lanes, which // per_lane, access, writer[which], self.write_pc[units[which]]
+                )
         if access.kind == "read":
             self._note_read(units, index, warp, block_epoch, warp_epoch)
         else:
-            self._check_readers(lanes, units, index, warp, block_epoch, warp_epoch, access, per_lane)
+            self._check_readers(
+                lanes, units, index, warp, block_epoch, warp_epoch, access, per_lane
+            )
             self.writer[units] = index
             self.writer_atomic[units] = access.kind == "atomic"
             self.write_block_epoch[units] = block_epoch
@@ -95,7 +99,7 @@ class SharedRaces:
             self.write_pc[units] = group.current
 
     def check_same_value(self, lanes: Lanes, piece: Piece, stored: Array, values: Array) -> None:
-        """After a write: lanes that wrote the same bytes in this instruction must agree on the value."""
+        """After a write: lanes that wrote the same bytes at once must agree on the value."""
         mine = values if piece.positions is None else values[piece.positions]
         width = mine.dtype.itemsize
         stored, mine = (
@@ -119,7 +123,7 @@ class SharedRaces:
 
     @staticmethod
     def _already_there(piece: Piece, access: Access, values: Array) -> Array:
-        """Writes of the value that stands there already: harmless, as when all threads set one flag."""
+        """Writes of the value that is there already: harmless, as when all threads set one flag."""
         elements, head = piece.region.view(access.total)
         old = np.ascontiguousarray(elements[(piece.offsets - head) // access.total])
         new = values if piece.positions is None else values[piece.positions]
@@ -133,7 +137,9 @@ class SharedRaces:
         old = self.reader[units]
         stale = (old == NOBODY) | (self.read_block_epoch[units] != block_epoch)
         old_warp = np.where(old >= 0, self.group.warp[np.maximum(old, 0)], FIRST_WARP - old)
-        joined = np.where((old != SEVERAL_WARPS) & (old_warp == warp), FIRST_WARP - warp, SEVERAL_WARPS)
+        joined = np.where(
+            (old != SEVERAL_WARPS) & (old_warp == warp), FIRST_WARP - warp, SEVERAL_WARPS
+        )
         mine = np.where(stale | (old == index), index, joined)
         self.reader[units] = mine
         # Lanes that read the same unit in this instruction overwrote one another.
@@ -163,7 +169,9 @@ class SharedRaces:
         clash = (reader != NOBODY) & (reader != index)
         if not clash.any():
             return
-        reader_warp = np.where(reader >= 0, self.group.warp[np.maximum(reader, 0)], FIRST_WARP - reader)
+        reader_warp = np.where(
+            reader >= 0, self.group.warp[np.maximum(reader, 0)], FIRST_WARP - reader
+        )
         same_warp = (reader != SEVERAL_WARPS) & (reader_warp == warp)
         clash &= np.where(
             same_warp,
@@ -179,9 +187,12 @@ class SharedRaces:
         group = self.group
         who = f"thread {int(group.thread[other])}" if other >= 0 else "other threads"
         there = group.instruction(int(pc))
-        verb = "write" if there.opcode == "st" else "access" if there.opcode in ("atom", "red") else "read"
-        group.fail(
-            f"shared memory race: {access.kind}, and {verb} by {who} at {there.source} with no barrier between",
-            lanes,
-            which,
+        verb = (
+            "write"
+            if there.opcode == "st"
+            else "access"
+            if there.opcode in ("atom", "red")
+            else "read"
         )
+        message = f"shared memory race: {access.kind}, and {verb} by {who} at {there.source}"
+        group.fail(f"{message} with no barrier between", lanes, which)

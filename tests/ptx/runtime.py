@@ -39,7 +39,8 @@ class Device:
 
         Args:
             library: what `compile_cuda` returned.
-            order: in which order blocks run: "forward", "reverse", or a seed to shuffle them by. A kernel's result
+            order: in which order blocks run: "forward", "reverse", or a seed to shuffle them by. A
+                kernel's result
                 must not depend on it, up to the order in which atomics add floats.
         """
         if order not in ("forward", "reverse") and not isinstance(order, int):

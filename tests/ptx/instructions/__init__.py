@@ -2,4 +2,14 @@
 
 from . import atomics, bits, compare, control, convert, floating, integer, transfer, warp
 
-__all__ = ["atomics", "bits", "compare", "control", "convert", "floating", "integer", "transfer", "warp"]
+__all__ = [
+    "atomics",
+    "bits",
+    "compare",
+    "control",
+    "convert",
+    "floating",
+    "integer",
+    "transfer",
+    "warp",
+]

@@ -90,9 +90,10 @@ def _per_lane(values: Array, count: int) -> Array:
 def _apply(
     kind: PtxType, operation: Operation, elements: Array, index: Array, values: list[Array]
 ) -> Array:
-    """Applies an operation at each place, lane after lane where lanes share one; returns the old bits.
+    """Applies an operation at each place, lane after lane; returns the old bits.
 
-    Round k serves the k-th lane of every place, so lanes with places of their own take one round together.
+    Round k serves the k-th lane of every place, so lanes with places of their own take one round
+    together.
     """
     order = np.argsort(index, kind="stable")
     sorted_index = index[order]
@@ -111,5 +112,3 @@ def _apply(
         result = canonical_nan(result) if kind.kind == "float" else result
         elements[index[turn]] = kind.encode(result.astype(kind.dtype))
     return old_bits
-
-

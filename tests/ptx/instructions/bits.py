@@ -102,7 +102,9 @@ def decode_permute(decoder: Decoder) -> Execute:
         result = np.zeros(np.broadcast_shapes(both.shape, selector.shape), np.uint32)
         for k in range(4):
             nibble = (selector >> np.uint32(4 * k)) & np.uint32(0xF)
-            byte = (both >> ((nibble & np.uint32(7)) * np.uint32(8)).astype(np.uint64)) & np.uint64(0xFF)
+            byte = (both >> ((nibble & np.uint32(7)) * np.uint32(8)).astype(np.uint64)) & np.uint64(
+                0xFF
+            )
             sign = np.where(byte & np.uint64(0x80), np.uint32(0xFF), np.uint32(0))
             byte = np.where(nibble & np.uint32(8), sign, byte.astype(np.uint32))
             result |= byte << np.uint32(8 * k)
@@ -120,7 +122,9 @@ def decode_extract(decoder: Decoder) -> Execute:
 
     def execute(group: Group, lanes: Lanes) -> None:
         x = value(group, lanes)
-        first, count = ((f(group, lanes) & np.uint32(0xFF)).astype(np.int64) for f in (start, length))
+        first, count = (
+            (f(group, lanes) & np.uint32(0xFF)).astype(np.int64) for f in (start, length)
+        )
         signed = kind.kind == "signed"
         wide = x.astype(np.int64)
         # The field ends at the top bit; a longer one repeats the sign (or zeros).
@@ -128,7 +132,9 @@ def decode_extract(decoder: Decoder) -> Execute:
         width = np.maximum(end - first, 0)
         if not signed and kind.size == 8:
             field = np.where(first < 64, x >> np.minimum(first, 63).astype(np.uint64), np.uint64(0))
-            mask = np.where(width >= 64, ~np.uint64(0), (np.uint64(1) << (width % 64).astype(np.uint64)) - 1)
+            mask = np.where(
+                width >= 64, ~np.uint64(0), (np.uint64(1) << (width % 64).astype(np.uint64)) - 1
+            )
             write(group, lanes, (field & mask).astype(kind.dtype))
             return
         if not signed:
@@ -151,9 +157,13 @@ def decode_insert(decoder: Decoder) -> Execute:
     bits, dtype = 8 * kind.size, kind.dtype.type
 
     def execute(group: Group, lanes: Lanes) -> None:
-        first, count = ((f(group, lanes) & np.uint32(0xFF)).astype(np.int64) for f in (start, length))
+        first, count = (
+            (f(group, lanes) & np.uint32(0xFF)).astype(np.int64) for f in (start, length)
+        )
         width = np.clip(np.minimum(count, bits - first), 0, bits)
-        ones = np.where(width == bits, ~dtype(0), (dtype(1) << (width % bits).astype(dtype)) - dtype(1))
+        ones = np.where(
+            width == bits, ~dtype(0), (dtype(1) << (width % bits).astype(dtype)) - dtype(1)
+        )
         shift = np.clip(first, 0, bits - 1).astype(dtype)
         mask = np.where(width == 0, dtype(0), ones << shift)
         result = (base(group, lanes) & ~mask) | ((field(group, lanes) << shift) & mask)
@@ -181,7 +191,11 @@ def decode_count(decoder: Decoder) -> Execute:
             write(group, lanes, planes.sum(axis=1).astype(np.uint32))
         elif name == "brev":
             reversed_bits = np.ascontiguousarray(planes[:, ::-1])
-            write(group, lanes, np.packbits(reversed_bits, axis=1, bitorder="little").view(unsigned)[:, 0])
+            write(
+                group,
+                lanes,
+                np.packbits(reversed_bits, axis=1, bitorder="little").view(unsigned)[:, 0],
+            )
         else:
             leading = np.where(x == 0, 8 * kind.size, planes[:, ::-1].argmax(axis=1))
             top = 8 * kind.size - 1 - leading

@@ -29,7 +29,7 @@ _COMBINE = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
 def comparison(name: str, kind: PtxType) -> Callable[[Array, Array], Array]:
-    """The function behind `.lt`, `.ltu`, `.num`, ...; `u` at the end: true when an operand is NaN."""
+    """The function behind `.lt`, `.num`, ...; a `u` at the end: true when an operand is NaN."""
     if name == "num":
         return lambda a, b: (a == a) & (b == b)
     if name == "nan":

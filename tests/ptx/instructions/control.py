@@ -21,7 +21,8 @@ _MOST_BARRIERS = 16
 
 @opcode("bra")
 def decode_branch(decoder: Decoder) -> Execute:
-    # `.uni` promises that a warp does not diverge; what it does follows from the guard all the same.
+    # `.uni` promises that a warp does not diverge; what it does follows from the guard all the
+    # same.
     decoder.take("uni")
     label = decoder.operands[0]
     if label not in decoder.kernel.labels:
@@ -68,6 +69,11 @@ def decode_trap(decoder: Decoder) -> Execute:
         group.fail("trap (a failed assertion, or __trap)", lanes)
 
     return execute
+
+
+@opcode("call")
+def decode_call(decoder: Decoder) -> Execute:
+    raise decoder.error("a call of a function that is not inlined is not supported:")
 
 
 @opcode("bar", "barrier")
@@ -120,5 +126,3 @@ def _decode_reducing_barrier(decoder: Decoder) -> Execute:
         return _arrive(group, lanes, identity(group, lanes), np.zeros(1, np.uint32))
 
     return execute
-
-

@@ -20,10 +20,14 @@ _TO_INTEGER = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
 def to_integer(values: Array, target: PtxType) -> Array:
-    """Whole floats to integers: clamped to the range; NaN gives 0, or the top bit of a 64-bit target."""
+    """Whole floats to integers, clamped; NaN gives 0, or the top bit of a 64-bit target."""
     limits = np.iinfo(target.dtype)
     # The largest integers are no floats: compare with the power of two above them.
-    above = values >= float(limits.max) if target.size < 4 else values >= 2.0 ** (limits.bits - (limits.min < 0))
+    above = (
+        values >= float(limits.max)
+        if target.size < 4
+        else values >= 2.0 ** (limits.bits - (limits.min < 0))
+    )
     below = values < float(limits.min)
     nan = values != values
     inside = np.where(above | below | nan, values.dtype.type(0), values)
@@ -128,7 +132,9 @@ def decode_convert_address(decoder: Decoder) -> Execute:
 
     def execute(group: Group, lanes: Lanes) -> None:
         address = read(group, lanes)
-        write(group, lanes, address - np.uint64(window) if to_space else address + np.uint64(window))
+        write(
+            group, lanes, address - np.uint64(window) if to_space else address + np.uint64(window)
+        )
 
     return execute
 

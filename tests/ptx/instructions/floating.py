@@ -1,6 +1,7 @@
 """Floating-point arithmetic. Operations without a rounding mode round to nearest even.
 
-The `.approx` functions are computed in float64 and rounded once, so they are more accurate than a GPU's.
+The `.approx` functions are computed in float64 and rounded once, so they are more accurate than a
+GPU's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..decode import Decoder, opcode
 from ..floats import (
+    add_directed,
     add_to_odd,
     canonical_nan,
     extremum,
@@ -31,7 +33,7 @@ Array = np.ndarray
 
 
 def arithmetic(decoder: Decoder, kind: PtxType, function: Callable[..., Array]) -> Execute:
-    """destination = function(sources), with `.ftz`, `.sat` and NaNs as the hardware gives them."""
+    """Destination = function(sources), with `.ftz`, `.sat` and NaNs as the hardware gives them."""
     flush = decoder.take("ftz") is not None
     clamp = decoder.take("sat") is not None
     if flush and kind.dtype != np.float32 and kind.dtype != np.float16:
@@ -67,15 +69,19 @@ def decode_two(decoder: Decoder, kind: PtxType) -> Execute:
     rounding = _rounding(decoder, kind)
     sign = kind.dtype.type(1 if name == "add" else -1)
     if rounding != "rn":
-        return arithmetic(decoder, kind, lambda a, b: _directed(add_to_odd, a, sign * b, rounding))
+
+        def function(a: Array, b: Array) -> Array:
+            return add_directed(
+                a.astype(np.float64), sign * b.astype(np.float64), kind.dtype, rounding
+            )
+
+        return arithmetic(decoder, kind, function)
     if kind.kind == "bfloat":
         # In float64 a sum of two bfloat16 needs one rounding only, the last.
-        return arithmetic(decoder, kind, lambda a, b: a.astype(np.float64) + sign * b.astype(np.float64))
+        return arithmetic(
+            decoder, kind, lambda a, b: a.astype(np.float64) + sign * b.astype(np.float64)
+        )
     return arithmetic(decoder, kind, np.add if name == "add" else np.subtract)
-
-
-def _directed(function: Callable[..., Array], a: Array, b: Array, rounding: str) -> Array:
-    return narrow(function(a.astype(np.float64), b.astype(np.float64)), np.dtype(np.float32), rounding)
 
 
 def decode_multiply(decoder: Decoder, kind: PtxType) -> Execute:
@@ -84,7 +90,12 @@ def decode_multiply(decoder: Decoder, kind: PtxType) -> Execute:
         return decode_fma(decoder, kind)
     rounding = _rounding(decoder, kind)
     if rounding != "rn":
-        return arithmetic(decoder, kind, lambda a, b: _directed(np.multiply, a, b, rounding))
+        # A product of two float32 is exact in float64.
+        return arithmetic(
+            decoder,
+            kind,
+            lambda a, b: narrow(a.astype(np.float64) * b.astype(np.float64), kind.dtype, rounding),
+        )
     if kind.kind == "bfloat":
         return arithmetic(decoder, kind, lambda a, b: a.astype(np.float64) * b.astype(np.float64))
     return arithmetic(decoder, kind, np.multiply)
@@ -112,7 +123,9 @@ def decode_fma(decoder: Decoder, kind: PtxType) -> Execute:
             return fma_float32(a, b, c, rounding)
 
     if relu:
-        return arithmetic(decoder, kind, lambda a, b, c: np.maximum(function(a, b, c), kind.dtype.type(0)))
+        return arithmetic(
+            decoder, kind, lambda a, b, c: np.maximum(function(a, b, c), kind.dtype.type(0))
+        )
     return arithmetic(decoder, kind, function)
 
 

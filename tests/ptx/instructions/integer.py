@@ -19,7 +19,7 @@ Array = np.ndarray
 
 
 def elementwise(decoder: Decoder, kind: PtxType, function: Callable[..., Array]) -> Execute:
-    """destination = function(sources), all of one type."""
+    """Destination = function(sources), all of one type."""
     write = decoder.write(0, kind)
     reads = [decoder.read(i, kind) for i in range(1, len(decoder.operands))]
 
@@ -178,7 +178,9 @@ def decode_sign(decoder: Decoder) -> Execute:
     kind = decoder.type()
     if kind.is_float:
         return floating.decode_sign(decoder, kind)
-    return elementwise(decoder, kind, np.abs if decoder.instruction.opcode == "abs" else np.negative)
+    return elementwise(
+        decoder, kind, np.abs if decoder.instruction.opcode == "abs" else np.negative
+    )
 
 
 @opcode("sad")

@@ -83,6 +83,8 @@ def decode_load(decoder: Decoder) -> Execute:
 def decode_store(decoder: Decoder) -> Execute:
     access = _take_access(decoder, "write")
     moved = ptx_type(f"b{8 * access.size}")
+    if access.space == "param":
+        raise decoder.error("a call of a function that is not inlined is not supported:")
     names = decoder.vector(1)
     if len(names) != access.count:
         raise decoder.error("wrong number of elements in")

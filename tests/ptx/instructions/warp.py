@@ -22,7 +22,7 @@ _LANE_BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
 def together(
     mask: Reader, body: Callable[[Group, Lanes, Array], None], exited_may_miss: bool = False
 ) -> Execute:
-    """Runs `body` once all lanes of each member mask have come; lanes that must wait are set aside."""
+    """Runs `body` once all lanes of each member mask have come; until then lanes wait."""
 
     def execute(group: Group, lanes: Lanes) -> int | None:
         masks = np.broadcast_to(mask(group, lanes), lanes.count)
@@ -75,7 +75,9 @@ def decode_shuffle(decoder: Decoder) -> Execute:
         absent = (masks >> source.astype(np.uint32)) & np.uint32(1) == 0
         if absent.any():
             which = int(absent.argmax())
-            group.fail(f"reads lane {int(source[which])}, which is not in the member mask", lanes, which)
+            group.fail(
+                f"reads lane {int(source[which])}, which is not in the member mask", lanes, which
+            )
         table = _table(group, lanes, value(group, lanes))
         write(group, lanes, table[group.warp[lanes.index], source])
         if write_flag:
@@ -152,7 +154,9 @@ def decode_redux(decoder: Decoder) -> Execute:
         # A lane's own value stands in for absent ones where it cannot change the result.
         own = table[np.arange(lanes.count), group.lane_id[lanes.index]][:, None]
         neutral = own if reduce not in (np.add, np.bitwise_xor) else kind.dtype.type(0)
-        write(group, lanes, reduce.reduce(np.where(member, table, neutral), axis=1, dtype=kind.dtype))
+        write(
+            group, lanes, reduce.reduce(np.where(member, table, neutral), axis=1, dtype=kind.dtype)
+        )
 
     return together(mask, body)
 

@@ -164,6 +164,7 @@ OP3(select, u32, u32, u32, u32, a < b ? c : a)
   OP3(name, u32, u32, u32, u32, word_##name(a, b, c))
 
 WORD3(lop3_majority, "lop3.b32 %0, %1, %2, %3, 0xe8;")
+WORD3(permute_with_signs, "prmt.b32 %0, %1, %2, %3;")
 WORD3(extract_unsigned, "bfe.u32 %0, %1, %2, %3;")
 WORD3(extract_signed, "bfe.s32 %0, %1, %2, %3;")
 WORD3(insert_at_8, "bfi.b32 %0, %1, %2, 8, %3;")
