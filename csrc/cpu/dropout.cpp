@@ -26,25 +26,36 @@ namespace regops::cpu::REGOPS_ISA {
 
 constexpr int kGroupBytes = kFillBlocks * 16;
 
-// y = keep ? x / (1 - p) : 0, where keep is bits >= threshold.
+// Value where kept, 0 where dropped. AVX-512 selects by its mask registers; for the older sets GCC
+// 12 makes half as fast code of `keep ? value : 0` as of a mask of bits, and on 16 bits none at
+// all.
 template <class T, class Bits>
-static inline __attribute__((always_inline)) void apply(const T* x, T* y, const Bits* bits,
-                                                        int64_t n, const DropoutRule& rule) {
-  const Bits threshold = static_cast<Bits>(rule.threshold);
+static inline __attribute__((always_inline)) T select(T value, bool keep) {
+  if (REGOPS_VECTOR_BYTES == 64 && sizeof(T) > 2) return keep ? value : T{};
+  Bits bits;
+  std::memcpy(&bits, &value, sizeof value);
+  bits &= static_cast<Bits>(-static_cast<Bits>(keep));
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// y = keep(i) ? x / (1 - p) : 0.
+template <class T, class Keep>
+static inline __attribute__((always_inline)) void apply(const T* x, T* y, int64_t n,
+                                                        const DropoutRule& rule, Keep keep) {
   if constexpr (std::is_same_v<T, double>) {
     const double scale = rule.scale_f64;
 #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) y[i] = dropout_element(x[i], bits[i] >= threshold, scale);
+    for (int64_t i = 0; i < n; ++i) y[i] = select<T, uint64_t>(x[i] * scale, keep(i));
   } else if constexpr (std::is_same_v<T, float>) {
     const float scale = rule.scale;
 #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) y[i] = dropout_element(x[i], bits[i] >= threshold, scale);
+    for (int64_t i = 0; i < n; ++i) y[i] = select<T, uint32_t>(x[i] * scale, keep(i));
   } else if constexpr (std::is_same_v<T, BFloat16>) {
     const float scale = rule.scale;
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) {
-      const BFloat16 scaled = round_scaled_bfloat16(to_float(x[i]) * scale);
-      y[i].bits = bits[i] >= threshold ? scaled.bits : 0;
+      y[i] = select<T, uint16_t>(round_scaled_bfloat16(to_float(x[i]) * scale), keep(i));
     }
   } else {
     constexpr int64_t kWide = 64;
@@ -54,7 +65,7 @@ static inline __attribute__((always_inline)) void apply(const T* x, T* y, const 
       const int64_t count = std::min(kWide, n - i);
       half_to_float(x + i, wide, count);
       for (int64_t j = 0; j < count; ++j) {
-        wide[j] = dropout_element(wide[j], bits[i + j] >= threshold, scale);
+        wide[j] = select<float, uint32_t>(wide[j] * scale, keep(i + j));
       }
       float_to_half(wide, y + i, count);
     }
@@ -68,17 +79,19 @@ static void run(const T* x, T* y, uint64_t first_index, int64_t n, Key key,
   constexpr int64_t kPerBlock = 16 / sizeof(Bits);
   alignas(64) Bits bits[kGroup];
   alignas(64) T staged[kGroup];
+  const Bits threshold = static_cast<Bits>(rule.threshold);
   uint64_t block = first_index / kPerBlock;
   int64_t skip = first_index % kPerBlock;
   for (int64_t i = 0; i < n;) {
     prefetch_lines(x + i, kGroup * sizeof(T));
     fill_blocks(key, block, bits);
     const int64_t count = std::min(kGroup - skip, n - i);
+    const auto keep = [&bits, skip, threshold](int64_t k) { return bits[skip + k] >= threshold; };
     if (count == kGroup) {  // the usual case, with a length that the compiler knows
-      apply(x + i, kStream ? staged : y + i, bits, kGroup, rule);
+      apply(x + i, kStream ? staged : y + i, kGroup, rule, keep);
       if constexpr (kStream) stream_lines(y + i, staged, sizeof staged);
     } else {
-      apply(x + i, y + i, bits + skip, count, rule);
+      apply(x + i, y + i, count, rule, keep);
     }
     i += count;
     block += kFillBlocks;
@@ -104,39 +117,40 @@ static void run_of_type(const DropoutCall& call, int64_t begin, int64_t end, uin
 
 // ---- permuted memory: rows of consecutive logical indices stand across the vectors -------------
 
-constexpr int kTileRows = 32;      // keep bits of a column's rows fit one 32-bit word
-constexpr int kTileColumns = 256;  // words in L1, and 0.5-2 KiB of each row in one go
+constexpr int kTileRows = 16;      // a column's keep bits fit a half-word, as narrow as any element
+constexpr int kTileColumns = 512;  // 1 KiB of half-words, and 1-4 KiB of each row in one go
 
 // words[c] bit r: is the element in row r of column c kept? Lanes are columns; the logical index of
-// column c's first row is first_index + c column_logical, in any phase to the blocks of 8. Writes
-// whole vectors: `words` has room for columns rounded up to kLanes.
-template <bool kFine>
+// column c's first row is first_index + c column_logical, in any phase to the blocks of random
+// bits. Writes whole vectors: `words` has room for columns rounded up to kLanes.
+template <bool kFine, bool kAligned>
 static void keep_words(uint64_t first_index, int64_t column_logical, int64_t columns, Key key,
-                       uint32_t threshold, uint32_t* words) {
+                       uint32_t threshold, uint16_t* words) {
   constexpr int kPerBlock = kFine ? 4 : 8;
-  constexpr int kBlocks = kTileRows / kPerBlock + 1;  // one more, for the phase
+  constexpr int kBlocks = kTileRows / kPerBlock + (kAligned ? 0 : 1);  // one more, for the phase
+  const Lanes least = Lanes{} + threshold;
+  Lanes index;
+  for (int l = 0; l < kLanes; ++l) index[l] = first_index + l * column_logical;
   for (int64_t c = 0; c < columns; c += kLanes) {
-    Lanes index;
-    for (int l = 0; l < kLanes; ++l) index[l] = first_index + (c + l) * column_logical;
-    const Lanes block = index / kPerBlock, phase = index % kPerBlock;
+    Lanes counter[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) counter[b] = index / kPerBlock + b;
+    PhiloxLanes random[kBlocks];
+    philox_lanes<kBlocks>(key.seed ^ kDomainVariates, counter, key.offset, random);
     Lanes keep = {};
     for (int b = 0; b < kBlocks; ++b) {
-      Lanes counter[1] = {block + b};
-      PhiloxLanes random[1];
-      philox_lanes<1>(key.seed ^ kDomainVariates, counter, key.offset, random);
       for (int w = 0; w < 4; ++w) {
-        const Lanes word = random[0].word[w];
+        const Lanes word = random[b].word[w];
         if constexpr (kFine) {
-          keep |= ((Lanes)((word & 0xFFFFFFFFu) >= (Lanes{} + threshold)) & 1) << (4 * b + w);
+          keep |= (Lanes)((word & 0xFFFFFFFFu) >= least) & uint64_t{1} << (4 * b + w);
         } else {
-          keep |= ((Lanes)((word & 0xFFFFu) >= (Lanes{} + threshold)) & 1) << (8 * b + 2 * w);
-          keep |= ((Lanes)(((word >> 16) & 0xFFFFu) >= (Lanes{} + threshold)) & 1)
-                  << (8 * b + 2 * w + 1);
+          keep |= (Lanes)((word & 0xFFFFu) >= least) & uint64_t{1} << (8 * b + 2 * w);
+          keep |= (Lanes)((word >> 16 & 0xFFFFu) >= least) & uint64_t{2} << (8 * b + 2 * w);
         }
       }
     }
-    keep >>= phase;
-    for (int l = 0; l < kLanes; ++l) words[c + l] = static_cast<uint32_t>(keep[l]);
+    keep >>= index % kPerBlock;
+    for (int l = 0; l < kLanes; ++l) words[c + l] = static_cast<uint16_t>(keep[l]);
+    index += kLanes * column_logical;
   }
 }
 
@@ -145,26 +159,27 @@ static void tile_of_type(const DropoutCall& call, const PermutedLayout& layout, 
                          int64_t row_begin, int64_t row_end) {
   const T* x = static_cast<const T*>(call.input) + origin.memory;
   T* y = static_cast<T*>(call.output) + origin.memory;
-  alignas(64) uint32_t words[kTileColumns];
-  alignas(64) uint16_t bits[kTileColumns];
-  DropoutRule by_bit = call.rule;  // `apply` keeps where bits >= threshold; here bits are 0 or 1
-  by_bit.threshold = 1;
+  alignas(64) uint16_t words[kTileColumns];
+  const bool aligned =
+      layout.column_logical % kDropoutGroup == 0 && origin.logical % kDropoutGroup == 0;
+  const auto fill = call.rule.fine ? keep_words<true, false>
+                    : aligned      ? keep_words<false, true>
+                                   : keep_words<false, false>;
   for (int64_t row = row_begin; row < row_end; row += kTileRows) {
     const int64_t rows = std::min<int64_t>(kTileRows, row_end - row);
     for (int64_t column = 0; column < layout.columns; column += kTileColumns) {
       const int64_t columns = std::min<int64_t>(kTileColumns, layout.columns - column);
       const uint64_t first = origin.logical + row + column * layout.column_logical;
-      if (call.rule.fine) {
-        keep_words<true>(first, layout.column_logical, columns, call.key, call.rule.threshold,
-                         words);
-      } else {
-        keep_words<false>(first, layout.column_logical, columns, call.key, call.rule.threshold,
-                          words);
+      for (int64_t r = 0; r < rows; ++r) {  // asked for before the arithmetic, as in prefetch_lines
+        const T* line = x + (row + r) * layout.row_memory + column;
+        for (int64_t c = 0; c < columns; c += 64 / sizeof(T)) __builtin_prefetch(line + c);
       }
+      fill(first, layout.column_logical, columns, call.key, call.rule.threshold, words);
       for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = 0; c < columns; ++c) bits[c] = words[c] >> r & 1;
+        const uint16_t bit = static_cast<uint16_t>(1u << r);
         const int64_t at = (row + r) * layout.row_memory + column;
-        apply(x + at, y + at, bits, columns, by_bit);
+        apply(x + at, y + at, columns, call.rule,
+              [&words, bit](int64_t c) { return (words[c] & bit) != 0; });
       }
     }
   }
