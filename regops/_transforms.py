@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch._C import _functorch
 from torch.autograd import forward_ad
-
-_functorch_level = torch._C._functorch.maybe_current_level
 
 
 def transform_active() -> bool:
@@ -13,4 +13,23 @@ def transform_active() -> bool:
 
     A C++ autograd Function refuses to run under them, so ops take a Python one there.
     """
-    return _functorch_level() is not None or forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def mapped_if_vmap(like: Tensor) -> Tensor:
+    """A tensor on the device of `like` that every running vmap maps over; else `like` itself.
+
+    vmap's rules are asked only about mapped tensors, but a random number drawn for one that all
+    examples share is subject to vmap's `randomness` as well.
+    """
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return like
+    levels = [
+        (interpreter.level(), _functorch.CVmapInterpreterPtr(interpreter).batchSize())
+        for interpreter in _functorch.get_interpreter_stack() or ()
+        if interpreter.key() == _functorch.TransformType.Vmap
+    ]
+    mapped = torch.empty(*(size for _, size in levels), 0, device=like.device)
+    for level, _ in levels:
+        mapped = _functorch._add_batch_dim(mapped, 0, level)
+    return mapped

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from regops import _C  # noqa: F401  (registers torch.ops.regops)
-from regops._transforms import transform_active
+from regops._transforms import mapped_if_vmap
 
 _INT64 = 1 << 63
 
@@ -80,53 +80,39 @@ def fold_in(key: Tensor, data: int) -> Tensor:
 
 
 def key_like(like: Tensor, generator: Generator | None = None) -> Tensor:
-    """`new_key` on the device of a tensor, under functorch transforms too."""
-    if transform_active():
-        # functorch passes tensors only, so the generator travels in a box.
-        drawn: Tensor = _NewKey.apply(like, [generator])
-        return drawn
-    fresh: Tensor = torch.ops.regops.new_key(like, generator=generator)
+    """`new_key` on the device of a tensor; under vmap, one key or one an example."""
+    fresh: Tensor = torch.ops.regops.new_key(mapped_if_vmap(like), generator=generator)
     return fresh
 
 
-class _NewKey(torch.autograd.Function):
-    """new_key where `torch.func` transforms are active: vmap's `randomness` decides.
+@torch.library.register_vmap("regops::new_key")  # type: ignore[untyped-decorator]
+def _new_key_vmap(
+    info: Any, in_dims: tuple[Any, ...], like: Tensor, *, generator: Generator | None = None
+) -> tuple[Tensor, int | None]:
+    """As torch's random functions: vmap's `randomness` decides.
 
     "same" draws one key for all examples, "different" folds each example's number into it, "error"
-    raises as torch's own random functions do.
+    raises.
     """
+    if info.randomness == "error":
+        raise RuntimeError(
+            "vmap: called random operation while in randomness error mode. Please either use the "
+            "'same' or 'different' randomness flags on vmap, pass key=, or perform the random "
+            "operation out of vmap"
+        )
+    drawn: Tensor = torch.ops.regops.new_key(like, generator=generator)
+    if info.randomness == "same":
+        return drawn, None
+    return torch.stack([fold_in(drawn, i) for i in range(info.batch_size)]), 0
 
-    @staticmethod
-    def forward(like: Tensor, generator: list[Generator | None]) -> Tensor:
-        return key_like(like, generator[0])
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None]:
-        return None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> None:
-        return None
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], like: Tensor, generator: list[Generator | None]
-    ) -> tuple[Tensor, int | None]:
-        if info.randomness == "error":
-            raise RuntimeError(
-                "vmap: called random operation while in randomness error mode. Please either use "
-                "the 'same' or 'different' randomness flags on vmap, pass key=, or perform the "
-                "random operation out of vmap"
-            )
-        drawn = key_like(like, generator[0])
-        if info.randomness == "same":
-            return drawn, None
-        return torch.stack([fold_in(drawn, i) for i in range(info.batch_size)]), 0
+@torch.library.register_vmap("regops::fold_in")  # type: ignore[untyped-decorator]
+def _fold_in_vmap(
+    info: Any, in_dims: tuple[int | None, None], key: Tensor, data: int
+) -> tuple[Tensor, int | None]:
+    if in_dims[0] is None:
+        return fold_in(key, data), None
+    return torch.stack([fold_in(one, data) for one in key.unbind(in_dims[0])]), 0
 
 
 def _as_int64(name: str, value: int) -> int:

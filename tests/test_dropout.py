@@ -175,10 +175,10 @@ def _leaf() -> Tensor:
         (lambda: RF.dropout(torch.ones(3, dtype=torch.int32)), RuntimeError, "got Int"),
         (lambda: RF.dropout(torch.ones(3, dtype=torch.bool)), RuntimeError, "got Bool"),
         (lambda: RF.dropout(torch.ones(3, dtype=torch.complex64)), RuntimeError, "ComplexFloat"),
-        (lambda: RF.dropout([1.0]), TypeError, "input"),
-        (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "p"),
+        (lambda: RF.dropout([1.0]), TypeError, "got (input: list, p: float"),
+        (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "got (input: Tensor, p: str"),
         (lambda: RF.dropout(torch.ones(3), key=torch.ones(2)), TypeError, "got torch.Float"),
-        (lambda: RF.dropout(torch.ones(3), key=7), TypeError, "key"),
+        (lambda: RF.dropout(torch.ones(3), key=7), TypeError, "key: int"),
         (
             lambda: RF.dropout(torch.ones(3), key=torch.ones(3, dtype=torch.int64)),
             ValueError,
@@ -250,6 +250,45 @@ def test_vmap_same_and_different(in_dim: int) -> None:
     assert same.shape == different.shape == (4, 100)
     assert all(torch.equal(same[0], row) for row in same[1:])
     assert len({tuple(row.tolist()) for row in different}) == 4
+
+
+def test_vmap_over_a_shared_input() -> None:
+    weight = torch.ones(100)
+
+    def call(x: Tensor) -> Tensor:
+        return x + RF.dropout(weight)
+
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        torch.vmap(call)(torch.zeros(3))
+    same = torch.vmap(call, randomness="same")(torch.zeros(3))
+    different = torch.vmap(call, randomness="different")(torch.zeros(3))
+    assert all(torch.equal(same[0], row) for row in same[1:])
+    assert len({tuple(row.tolist()) for row in different}) == 3
+
+
+def test_vmap_inside_vmap() -> None:
+    def both(outer: str, inner: str) -> Tensor:
+        inside = torch.vmap(RF.dropout, randomness=inner)
+        return torch.vmap(inside, randomness=outer)(torch.ones(2, 3, 50)).flatten(0, 1)
+
+    def distinct(masks: Tensor) -> int:
+        return len({tuple(mask.tolist()) for mask in masks})
+
+    assert distinct(both("same", "same")) == 1
+    assert distinct(both("same", "different")) == 3
+    assert distinct(both("different", "same")) == 2
+    assert distinct(both("different", "different")) == 6
+
+
+def test_compiled_vmap() -> None:
+    torch._dynamo.reset()
+    for randomness, count in (("same", 1), ("different", 3)):
+
+        def call(x: Tensor, randomness: str = randomness) -> Tensor:
+            return torch.vmap(RF.dropout, randomness=randomness)(x)
+
+        masks = torch.compile(call, fullgraph=True)(torch.ones(3, 50))
+        assert len({tuple(mask.tolist()) for mask in masks}) == count
 
 
 def test_vmap_over_keys_equals_a_loop() -> None:

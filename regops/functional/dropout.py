@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Generator, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from regops import _C
+from regops._errors import wrong_types
 from regops._transforms import transform_active
 from regops.random import key_like
 
@@ -70,7 +72,19 @@ def dropout(
         return overridden
     if torch.compiler.is_compiling() or transform_active():
         return _composed(input, p, training, inplace, key, generator)
-    return _C.dropout(input, p, training, inplace, key, generator)
+    try:
+        return _C.dropout(input, p, training, inplace, key, generator)
+    except TypeError as error:
+        raise wrong_types(
+            error,
+            dropout,
+            input=input,
+            p=p,
+            training=training,
+            inplace=inplace,
+            key=key,
+            generator=generator,
+        ) from None
 
 
 def _composed(
@@ -100,11 +114,14 @@ def _composed(
     elif key.device != input.device and key.device.type == "cpu":
         key = key.to(input.device)
     output: Tensor
-    if torch.compiler.is_compiling():
-        output = torch.ops.regops.dropout(input, p, key)
-    else:
+    if transform_active():
         output = _Dropout.apply(input, p, key)
+    else:
+        output = torch.ops.regops.dropout(input, p, key)
     return input.copy_(output) if inplace else output
+
+
+_InDims = tuple[int | None, None, int | None]
 
 
 class _Dropout(torch.autograd.Function):
@@ -133,17 +150,26 @@ class _Dropout(torch.autograd.Function):
         return moved
 
     @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, None, int | None],
-        input: Tensor,
-        p: float,
-        key: Tensor,
-    ) -> tuple[Tensor, int]:
-        """One call an example: each example's mask is that of its own logical indices."""
-        inputs = _unstack(input, in_dims[0], info.batch_size)
-        keys = _unstack(key, in_dims[2], info.batch_size)
-        return torch.stack([_Dropout.apply(x, p, k) for x, k in zip(inputs, keys, strict=True)]), 0
+    def vmap(info: Any, in_dims: _InDims, *arguments: Any) -> tuple[Tensor, int]:
+        return _map(_Dropout.apply, info.batch_size, in_dims, *arguments)
+
+
+@torch.library.register_vmap("regops::dropout")  # type: ignore[untyped-decorator]
+def _dropout_vmap(info: Any, in_dims: _InDims, *arguments: Any) -> tuple[Tensor, int]:
+    return _map(torch.ops.regops.dropout, info.batch_size, in_dims, *arguments)
+
+
+def _map(
+    function: Callable[..., Tensor],
+    size: int,
+    in_dims: _InDims,
+    input: Tensor,
+    p: float,
+    key: Tensor,
+) -> tuple[Tensor, int]:
+    """One call an example: each example's mask is that of its own logical indices."""
+    inputs, keys = _unstack(input, in_dims[0], size), _unstack(key, in_dims[2], size)
+    return torch.stack([function(x, p, k) for x, k in zip(inputs, keys, strict=True)]), 0
 
 
 def _unstack(tensor: Tensor, dim: int | None, size: int) -> tuple[Tensor, ...]:
