@@ -103,6 +103,7 @@ class Group:
         self.block_epoch = np.zeros(blocks.size, np.int64)
         self.warp_epoch = np.zeros(blocks.size * self.warps_per_block, np.int64)
         self.everyone = Lanes(position, True)
+        self.scheduled = self.everyone
         self.current = 0
         self.previous = -1
         self.shared, self.local = memory.group_regions(self)
@@ -164,12 +165,10 @@ class Group:
             index = index[here]
         if index.size == self.count:
             return self.everyone, lowest, others
-        previous = getattr(self, "_previous_lanes", None)
-        if previous is None or not np.array_equal(previous.index, index):
-            previous = Lanes(index, False)
         # The same object for the same lanes spares checks that registers are initialised.
-        self._previous_lanes = previous
-        return previous, lowest, others
+        if not np.array_equal(self.scheduled.index, index):
+            self.scheduled = Lanes(index, False)
+        return self.scheduled, lowest, others
 
     def _run_stretch(self, lanes: Lanes, pc: int, others: int) -> int:
         """Runs lanes until they diverge, wait, end or meet lanes that stand further on."""

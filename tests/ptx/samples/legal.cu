@@ -119,6 +119,19 @@ __global__ void shuffle_in_loop_with_cold_branch(float* out, const float* in, in
   out[THREAD] = sum;
 }
 
+#define MEET_AT_SHUFFLE                                                                   \
+  "{ .reg .pred p; .reg .b32 odd; and.b32 odd, %1, 1; setp.eq.u32 p, odd, 1; @p bra FAR;" \
+  "MEET: shfl.sync.bfly.b32 %0, %1, 1, 31, -1; bra.uni DONE;"                             \
+  "FAR: bra.uni MEET; DONE: }"
+
+// Even lanes come to the shuffle first and wait for the odd ones, which jump back to it.
+// VALUE: where(t % 2 == 0, t + 1, t - 1)
+__global__ void lanes_meet_by_jumping_back(float* out, const float* in, int n) {
+  unsigned v;
+  asm volatile(MEET_AT_SHUFFLE : "=r"(v) : "r"(threadIdx.x));
+  out[THREAD] = v;
+}
+
 // VALUE: where(t < 32, 1, 2)
 __global__ void named_barriers(float* out, const float* in, int n) {
   __shared__ float s[64];
@@ -189,6 +202,7 @@ static const Case cases[] = {
     CASE(tail_with_ballot_mask, 1, 64, 0),
     CASE(shuffle_within_halves, 1, 32, 0),
     CASE(shuffle_in_loop_with_cold_branch, 1, 64, 0),
+    CASE(lanes_meet_by_jumping_back, 1, 64, 0),
     CASE(named_barriers, 1, 64, 0),
     CASE(reducing_barriers, 1, 256, 0),
     CASE(grid_stride_tail, 2, 64, 0),
