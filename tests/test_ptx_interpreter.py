@@ -175,6 +175,13 @@ def test_runtime_queries(launches):
     device.set_capture_status(0)
 
 
+def test_endless_loop_is_ended(launches, monkeypatch):
+    monkeypatch.setattr("tests.ptx.machine.MAX_STEPS", 1000)
+    device = Device(launches)
+    with pytest.raises(DeviceError, match=r"still running after 1000 instructions\n.*endless"):
+        device.call("run_endless", device.register(np.zeros(1, np.uint32)))
+
+
 @pytest.mark.parametrize(("order", "last"), [("forward", 4999), ("reverse", 0)])
 def test_order_of_blocks(launches, order, last):
     device, out, copy = Device(launches, order), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
@@ -188,7 +195,7 @@ def test_launched_kernels_are_recorded(launches):
     device.call("run_bounded", device.register(np.zeros(128, np.float32)), 128)
     assert len(device.launched) == 1
     assert device.launched < launches.kernels
-    assert len(launches.kernels) == 6
+    assert len(launches.kernels) == 7
 
 
 def test_registration_is_checked(launches):

@@ -173,6 +173,26 @@ class Decoder:
 
         return read
 
+    def read_where(self, operand: int, kind: PtxType) -> Callable[[Group, Lanes, Array], Array]:
+        """Reader of an operand that counts at some lanes only: the others need not have written it.
+
+        Compilers select between a value and one that only the other branch has made.
+        """
+        read = self.read(operand, kind)
+        slot = self.slots.get(self.operands[operand])
+        if slot is None:
+            return lambda group, lanes, needed: read(group, lanes)
+
+        def read_needed(group: Group, lanes: Lanes, needed: Array) -> Array:
+            if group.complete[slot]:
+                return read(group, lanes)
+            values = np.zeros(lanes.count, kind.storage)
+            if needed.any():
+                values[needed] = read(group, lanes.where(needed))
+            return values
+
+        return read_needed
+
     def _read_special(self, name: str, kind: PtxType) -> Reader:
         if name not in SPECIAL_REGISTERS:
             raise self.error(f"unknown special register {name} in")

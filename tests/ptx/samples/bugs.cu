@@ -206,7 +206,6 @@ __global__ void last_block_without_fence(float* out, const float* in, int n) {
   out[2 + blockIdx.x] = in[blockIdx.x];
   if (atomicAdd(out, 1.0f) != gridDim.x - 1) return;
   float sum = 0;
-#pragma unroll 1
   for (int i = 0; i < static_cast<int>(gridDim.x); ++i) {
     sum += out[2 + i];  // BUG: global memory race: read, and write
   }
@@ -238,6 +237,12 @@ __global__ void uninitialised_register(float* out, const float* in, int n) {
 __global__ void register_of_one_branch(float* out, const float* in, int n) {
   int v;
   asm(SET_IF_BELOW_7 "mov.s32 %0, t; }" : "=r"(v) : "r"(THREAD));  // BUG: uninitialised register t
+  out[THREAD] = v;
+}
+
+__global__ void selected_register(float* out, const float* in, int n) {
+  int v;
+  asm(SET_IF_BELOW_7 "selp.s32 %0, 3, t, p; }" : "=r"(v) : "r"(THREAD));  // BUG: register t
   out[THREAD] = v;
 }
 
@@ -285,6 +290,7 @@ static const Case cases[] = {
     CASE(uninitialised_local, 1, 256, 0),
     CASE(uninitialised_register, 1, 32, 0),
     CASE(register_of_one_branch, 1, 32, 0),
+    CASE(selected_register, 1, 32, 0),
     CASE(write_to_read_only, 1, 32, 0),
     CASE(failed_trap, 1, 32, 0),
 };

@@ -57,6 +57,15 @@ extern "C" int run_by_value(const Table* table, float factor) {
 }
 
 __global__ void __launch_bounds__(128) bounded(float* out) { out[threadIdx.x] = 1; }
+__global__ void endless(volatile u32* out) {
+  while (out[0] == 0) {
+  }
+}
+extern "C" int run_endless(u32* out) {
+  endless<<<1, 1>>>(out);
+  return cudaGetLastError();
+}
+
 __global__ void last_block(u32* out) { atomicExch(out, blockIdx.x); }
 extern "C" int run_last_block(u32* out, u32* copy) {
   cudaMemsetAsync(out, 0xff, sizeof(u32), nullptr);

@@ -119,6 +119,15 @@ __global__ void shuffle_in_loop_with_cold_branch(float* out, const float* in, in
   out[THREAD] = sum;
 }
 
+#define SET_IF_BELOW_7 "{ .reg .s32 t; .reg .pred p; setp.lt.s32 p, %1, 7; @p mov.s32 t, 5; "
+
+// VALUE: where(t < 7, 5, 3)
+__global__ void register_selected_where_written(float* out, const float* in, int n) {
+  int v;
+  asm(SET_IF_BELOW_7 "selp.s32 %0, t, 3, p; }" : "=r"(v) : "r"(THREAD));
+  out[THREAD] = v;
+}
+
 #define MEET_AT_SHUFFLE                                                                   \
   "{ .reg .pred p; .reg .b32 odd; and.b32 odd, %1, 1; setp.eq.u32 p, odd, 1; @p bra FAR;" \
   "MEET: shfl.sync.bfly.b32 %0, %1, 1, 31, -1; bra.uni DONE;"                             \
@@ -202,6 +211,7 @@ static const Case cases[] = {
     CASE(tail_with_ballot_mask, 1, 64, 0),
     CASE(shuffle_within_halves, 1, 32, 0),
     CASE(shuffle_in_loop_with_cold_branch, 1, 64, 0),
+    CASE(register_selected_where_written, 1, 32, 0),
     CASE(lanes_meet_by_jumping_back, 1, 64, 0),
     CASE(named_barriers, 1, 64, 0),
     CASE(reducing_barriers, 1, 256, 0),
