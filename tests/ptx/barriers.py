@@ -35,8 +35,10 @@ class Barriers:
         self._reachable: dict[int, set[int]] = {}
 
     def note_exit(self, lanes: Lanes) -> None:
+        """Remembers when lanes ended; those that wait for them in a member mask look again."""
         group = self.group
         self.exit_epoch[lanes.index] = group.block_epoch[group.block_row[lanes.index]]
+        group.state[group.state == AT_WARP_SYNC] = RUNNING
 
     def arrive(self, lanes: Lanes, barrier_id: Array, expected: Array) -> int:
         """Makes lanes wait at a block barrier."""

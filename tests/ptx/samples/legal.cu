@@ -22,7 +22,8 @@ __global__ void early_return_before_barrier(float* out, const float* in, int n) 
 
 // VALUE: 256
 __global__ void same_value_flag(float* out, const float* in, int n) {
-  __shared__ int flag;
+  __shared__ volatile int flag;
+  flag = n;
   flag = n;
   __syncthreads();
   out[THREAD] = flag;
@@ -141,18 +142,25 @@ __global__ void lanes_meet_by_jumping_back(float* out, const float* in, int n) {
   out[THREAD] = v;
 }
 
-// VALUE: where(t < 32, 1, 2)
+// VALUE: where(t < 20, t + 1, 0)
+__global__ void syncwarp_after_return(float* out, const float* in, int n) {
+  __shared__ float s[32];
+  if (THREAD >= 20) return;
+  s[THREAD ^ 1] = in[THREAD ^ 1];
+  __syncwarp();
+  out[THREAD] = s[THREAD];
+}
+
+// VALUE: where(t < 64, 64 - t, 192 - t)
 __global__ void named_barriers(float* out, const float* in, int n) {
-  __shared__ float s[64];
-  if (THREAD < 32) {
-    s[THREAD] = 1;
-    asm volatile("bar.sync 1, 32;" ::: "memory");
-    out[THREAD] = s[31 - THREAD];
+  __shared__ float s[128];
+  s[THREAD] = in[THREAD];
+  if (THREAD < 64) {
+    asm volatile("bar.sync 1, 64;" ::: "memory");
   } else {
-    s[THREAD] = 2;
-    asm volatile("bar.sync 2, 32;" ::: "memory");
-    out[THREAD] = s[95 - THREAD];
+    asm volatile("bar.sync 2, 64;" ::: "memory");
   }
+  out[THREAD] = s[THREAD ^ 63];
 }
 
 // VALUE: 1000 * 100 + 10 * 1 + 0
@@ -213,7 +221,8 @@ static const Case cases[] = {
     CASE(shuffle_in_loop_with_cold_branch, 1, 64, 0),
     CASE(register_selected_where_written, 1, 32, 0),
     CASE(lanes_meet_by_jumping_back, 1, 64, 0),
-    CASE(named_barriers, 1, 64, 0),
+    CASE(syncwarp_after_return, 1, 32, 0),
+    CASE(named_barriers, 1, 128, 0),
     CASE(reducing_barriers, 1, 256, 0),
     CASE(grid_stride_tail, 2, 64, 0),
     CASE(local_array, 1, 256, 0),
