@@ -66,7 +66,8 @@ def test_kernels_stay_in_registers(source, architecture, tmp_path, record_proper
     print(f"\n{source.name} {architecture}", *resources, sep="\n")
     for each in resources:
         record_property(f"{architecture} {each.kernel}", f"{each.registers} registers")
-    assert resources, f"no kernel found in {source.name}"
+    # Otherwise the report was not understood.
+    assert bool(resources) == ("__global__" in source.read_text())
     check(resources)
 
 

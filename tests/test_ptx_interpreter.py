@@ -7,8 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ptx import CompileError, Device, DeviceError, ParseError, compile_cuda, require_nvcc
+from tests.ptx import (
+    CompileError,
+    Device,
+    DeviceError,
+    NvccNotFound,
+    ParseError,
+    compile_cuda,
+    find_nvcc,
+    require_nvcc,
+)
 from tests.ptx.parser import parse_module
+from tests.ptx.runtime import decode
 
 SAMPLES = Path(__file__).parent / "ptx" / "samples"
 BUGS, LEGAL = SAMPLES / "bugs.cu", SAMPLES / "legal.cu"
@@ -165,12 +175,27 @@ def test_runtime_queries(launches):
     device.set_capture_status(0)
 
 
+def test_endless_loop_is_ended(launches, monkeypatch):
+    monkeypatch.setattr("tests.ptx.machine.MAX_STEPS", 1000)
+    device = Device(launches)
+    with pytest.raises(DeviceError, match=r"still running after 1000 instructions\n.*endless"):
+        device.call("run_endless", device.register(np.zeros(1, np.uint32)))
+
+
+@pytest.mark.parametrize(("order", "last"), [("forward", 4999), ("reverse", 0)])
+def test_order_of_blocks(launches, order, last):
+    device, out, copy = Device(launches, order), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    assert device.call("run_last_block", device.register(out), device.register(copy)) == 0
+    assert out[0] == last
+    assert copy[0] == 2**32 - 1
+
+
 def test_launched_kernels_are_recorded(launches):
     device = Device(launches)
     device.call("run_bounded", device.register(np.zeros(128, np.float32)), 128)
     assert len(device.launched) == 1
     assert device.launched < launches.kernels
-    assert len(launches.kernels) == 5
+    assert len(launches.kernels) == 7
 
 
 def test_registration_is_checked(launches):
@@ -199,6 +224,29 @@ def test_second_build_comes_from_the_cache(launches, monkeypatch):
     assert compile_cuda([SAMPLES / "launches.cu"]).shared_object == launches.shared_object
 
 
+def test_nvcc_is_looked_for(tmp_path, monkeypatch):
+    for name in ("home", "path"):
+        nvcc = tmp_path / name / "bin" / "nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.write_text("")
+        nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path" / "bin"))
+    assert find_nvcc() == tmp_path / "home" / "bin" / "nvcc"
+    monkeypatch.delenv("CUDA_HOME")
+    assert find_nvcc() == tmp_path / "path" / "bin" / "nvcc"
+
+
+def test_missing_nvcc_skips_with_a_reason(monkeypatch):
+    monkeypatch.setattr("os.access", lambda *arguments: False)
+    with pytest.raises(NvccNotFound):
+        compile_cuda([BUGS])
+    with pytest.raises(
+        pytest.skip.Exception, match="CUDA sources cannot be compiled here: no nvcc"
+    ):
+        require_nvcc()
+
+
 UNKNOWN = [
     ("wibble.f32 f, f;", "unknown instruction `wibble.f32 f, f`"),
     ("add.wibble.f32 f, f, f;", "unknown modifier .wibble"),
@@ -222,11 +270,11 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("statement", "message"), UNKNOWN)
-def test_unknown_ptx_is_an_error(launches, statement, message):
+def test_unknown_ptx_is_an_error(statement, message):
     declarations = ".reg .pred p; .reg .b16 h; .reg .f32 f; .reg .b32 r; .reg .b64 d;"
     text = f".version 9.0\n.entry k()\n{{ {declarations} {statement} ret; }}\n"
     with pytest.raises(ParseError, match=message):
-        Device(launches)._decode(parse_module(text).kernels["k"])
+        decode(parse_module(text).kernels["k"], {})
 
 
 @pytest.mark.parametrize(

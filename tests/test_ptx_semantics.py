@@ -203,6 +203,8 @@ OPERATIONS = [
         "set_less", U, (u32, u32), lambda a, b: np.where(a.view(I) < b.view(I), U(2**32 - 1), U(0))
     ),
     Operation("select_by_sign", U, (u32, u32, u32), lambda a, b, c: np.where(c.view(I) >= 0, a, b)),
+    # PTX leaves division by zero open; GPUs give all ones.
+    Operation("divide_by_any", U, (u32, u32), elements(lambda a, b: a // b if b else WORD)),
     Operation("find_top_bit", U, (u32,), elements(top_bit)),
     Operation(
         "carry_chain", U, (u32, u32, u32), elements(lambda a, b, c: c + (a + b >> 32) & WORD)

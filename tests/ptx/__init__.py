@@ -5,9 +5,14 @@
     pointer = device.register(array)
     device.call("regops_dropout_cuda", pointer, ctypes.c_int64(array.size))
 
-Every access is checked (bounds, alignment, initialised, races) and so is every barrier and warp-
-wide instruction; a defect raises DeviceError with its line. It does not show speed, occupancy, the
-error of approximate functions, or what ptxas makes of the PTX.
+Every access is checked (bounds, alignment, initialised, races) and so is every barrier and
+warp-wide instruction; a defect raises DeviceError with its line. What is not known raises
+ParseError when its kernel is launched: clusters, asynchronous copies, tensor cores, clocks, calls
+that are not inlined.
+
+Not shown: speed, occupancy, the error of approximate functions (computed in float64 here), the
+order of memory accesses between blocks beyond fences, and what ptxas makes of the PTX: it may fuse
+an `add.f32` and a `mul.f32` that carry no `.rn`.
 """
 
 from .compile import (

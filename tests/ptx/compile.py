@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+from .machine import Program
 from .parser import Module, parse_module
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,11 @@ class CompiledLibrary:
             whole.variables.update(part.variables)
             whole.functions.update(part.functions)
         return whole
+
+    @cached_property
+    def programs(self) -> dict[str, Program]:
+        """Kernels made executable so far; all devices of the library share them."""
+        return {}
 
     @property
     def kernels(self) -> set[str]:

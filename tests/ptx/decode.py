@@ -17,7 +17,7 @@ import numpy as np
 from .errors import ParseError
 from .lanes import RESCHEDULE, Lanes
 from .memory import Memory
-from .parser import Instruction, Kernel, split_operands
+from .parser import Instruction, Kernel, Variable, split_operands
 from .ptx_types import SIGNED, TYPES, PtxType, ptx_type
 
 if TYPE_CHECKING:
@@ -47,9 +47,14 @@ class Decoder:
     """One instruction while it is being turned into a function."""
 
     def __init__(
-        self, kernel: Kernel, instruction: Instruction, slots: dict[str, int], memory: Memory
+        self,
+        kernel: Kernel,
+        instruction: Instruction,
+        slots: dict[str, int],
+        variables: dict[str, Variable],
     ) -> None:
-        self.kernel, self.instruction, self.memory = kernel, instruction, memory
+        """Starts on an instruction, given the registers' numbers and the module's variables."""
+        self.kernel, self.instruction, self.variables = kernel, instruction, variables
         self.slots = slots
         self.modifiers = list(instruction.modifiers)
         self.operands = instruction.operands
@@ -129,28 +134,29 @@ class Decoder:
             return self._read_special(text, kind)
         if text == "WARP_SZ":
             text = "32"
-        constant = kind.decode(
-            kind.constant(text) if _IMMEDIATE.match(text) else self._symbol(text, kind)
-        )
-        return lambda group, lanes: constant
+        if _IMMEDIATE.match(text):
+            constant = kind.decode(kind.constant(text))
+            return lambda group, lanes: constant
+        return self._symbol(text, kind)
 
-    def _symbol(self, text: str, kind: PtxType) -> Array:
-        name, _, offset = text.partition("+")
-        kernel = self.kernel
+    def _symbol(self, text: str, kind: PtxType) -> Reader:
+        """Reader of a variable's address."""
+        name, _, text_offset = text.partition("+")
+        kernel, offset = self.kernel, int(text_offset or 0)
         parameters = {p.name: p for p in kernel.parameters}
-        if name in kernel.shared:
-            address = kernel.shared[name].offset
-        elif name in kernel.local:
-            address = kernel.local[name].offset
-        elif name in parameters:
-            address = parameters[name].offset
-        elif name in self.memory.variables:
-            address = self.memory.variables[name].start
-        elif name in self.memory.dynamic_shared:
-            address = self.memory.static_shared_size(kernel)
-        else:
+        for variables in (kernel.shared, kernel.local, parameters):
+            if name in variables:
+                address = np.array([variables[name].offset + offset]).astype(kind.storage)
+                return lambda group, lanes: address
+        if name not in self.variables:
             raise self.error(f"unknown operand {text} in")
-        return np.array([address + int(offset or 0)]).astype(kind.storage)
+        if self.variables[name].space == "shared":
+            address = np.array([Memory.static_shared_size(kernel) + offset]).astype(kind.storage)
+            return lambda group, lanes: address
+        # Every device places the module's variables anew.
+        return lambda group, lanes: np.array(
+            [group.memory.variables[name].start + offset], kind.storage
+        )
 
     def _read_register(self, name: str, kind: PtxType) -> Reader:
         slot = self.slots[name]
@@ -166,6 +172,26 @@ class Decoder:
             return decode(bits.astype(storage) if narrow else bits)
 
         return read
+
+    def read_where(self, operand: int, kind: PtxType) -> Callable[[Group, Lanes, Array], Array]:
+        """Reader of an operand that counts at some lanes only: the others need not have written it.
+
+        Compilers select between a value and one that only the other branch has made.
+        """
+        read = self.read(operand, kind)
+        slot = self.slots.get(self.operands[operand])
+        if slot is None:
+            return lambda group, lanes, needed: read(group, lanes)
+
+        def read_needed(group: Group, lanes: Lanes, needed: Array) -> Array:
+            if group.complete[slot]:
+                return read(group, lanes)
+            values = np.zeros(lanes.count, kind.storage)
+            if needed.any():
+                values[needed] = read(group, lanes.where(needed))
+            return values
+
+        return read_needed
 
     def _read_special(self, name: str, kind: PtxType) -> Reader:
         if name not in SPECIAL_REGISTERS:
@@ -217,7 +243,7 @@ class Decoder:
         base, offset = match[1], int(match[2] or 0)
         width = TYPES[self.kernel.registers[base]].size if base in self.slots else 8
         read = self.read(base, ptx_type(f"u{8 * width}"))
-        if space == "generic" and base not in self.slots and base not in self.memory.variables:
+        if space == "generic" and base not in self.slots and base not in self.variables:
             raise self.error("a named variable needs its state space in")
 
         def addresses(group: Group, lanes: Lanes) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -23,9 +24,8 @@ Array = np.ndarray
 Dimensions = tuple[int, int, int]
 
 _NEVER = np.iinfo(np.int64).max
-# A kernel that a GPU would finish in microseconds: more steps than this means that it waits for
-# ever.
-MAX_STEPS = 20_000_000
+# Instructions that a group of blocks may execute; about a minute, so more is a loop without end.
+MAX_STEPS = 2_000_000
 
 
 Execute = Callable[["Group", Lanes], "int | None"]
@@ -103,8 +103,10 @@ class Group:
         self.block_epoch = np.zeros(blocks.size, np.int64)
         self.warp_epoch = np.zeros(blocks.size * self.warps_per_block, np.int64)
         self.everyone = Lanes(position, True)
+        self.scheduled = self.everyone
         self.current = 0
         self.previous = -1
+        self.executed = 0
         self.shared, self.local = memory.group_regions(self)
         self.shared_races = SharedRaces(self)
         self.barriers = Barriers(self)
@@ -132,7 +134,6 @@ class Group:
 
     def run(self) -> None:
         """Runs every thread to its end."""
-        steps = 0
         with np.errstate(all="ignore"):
             while True:
                 scheduled = self._schedule()
@@ -140,9 +141,7 @@ class Group:
                     if not self.barriers.release():
                         return
                     continue
-                steps += self._run_stretch(*scheduled)
-                if steps > MAX_STEPS:
-                    self.fail(f"still running after {MAX_STEPS} instructions", self.everyone)
+                self._run_stretch(*scheduled)
 
     def _schedule(self) -> tuple[Lanes, int, int] | None:
         """Picks the lanes at the lowest instruction; also returns it and the next higher one."""
@@ -164,29 +163,27 @@ class Group:
             index = index[here]
         if index.size == self.count:
             return self.everyone, lowest, others
-        previous = getattr(self, "_previous_lanes", None)
-        if previous is None or not np.array_equal(previous.index, index):
-            previous = Lanes(index, False)
         # The same object for the same lanes spares checks that registers are initialised.
-        self._previous_lanes = previous
-        return previous, lowest, others
+        if not np.array_equal(self.scheduled.index, index):
+            self.scheduled = Lanes(index, False)
+        return self.scheduled, lowest, others
 
-    def _run_stretch(self, lanes: Lanes, pc: int, others: int) -> int:
+    def _run_stretch(self, lanes: Lanes, pc: int, others: int) -> None:
         """Runs lanes until they diverge, wait, end or meet lanes that stand further on."""
         steps = self.program.steps
-        executed = 0
         self.previous = -1
         while pc < others:
             self.current = pc
+            self.executed += 1
+            if self.executed > MAX_STEPS:
+                self.fail(f"still running after {MAX_STEPS} instructions", lanes)
             target = steps[pc](self, lanes)
-            executed += 1
             if target == RESCHEDULE:
-                return executed
+                return
             self.previous = pc
             pc = pc + 1 if target is None else target
         self.pc[lanes.index] = pc
         self.trail[lanes.index] = self.previous
-        return executed
 
     def branch(self, lanes: Lanes, taken: Array, target: int) -> int | None:
         """Sends the lanes with `taken` to a target, the others to the next instruction."""
@@ -245,7 +242,7 @@ class Group:
         self.registers = []
         del self.shared, self.local, self.shared_races, self.barriers
 
-    def fail(self, message: str, lanes: Lanes, which: int = 0, pc: int | None = None) -> None:
+    def fail(self, message: str, lanes: Lanes, which: int = 0, pc: int | None = None) -> NoReturn:
         """Raises DeviceError about one of the lanes."""
         instruction = self.instruction(pc)
         who = self.describe(int(lanes.index[which])) if lanes.count else "no thread"

@@ -69,8 +69,6 @@ class Memory:
     def __init__(self) -> None:
         self.regions: list[Region] = []
         self.variables: dict[str, Region] = {}
-        # Names of `extern __shared__` arrays: they all start behind the static shared variables.
-        self.dynamic_shared: set[str] = set()
         self._starts = np.zeros(0, np.int64)
         self._ends = np.zeros(0, np.int64)
 
@@ -96,9 +94,6 @@ class Memory:
 
     def add_variable(self, variable: Variable) -> None:
         """Allocates a module variable, which starts as zeros unless it has an initial value."""
-        if variable.space == "shared":
-            self.dynamic_shared.add(variable.name)
-            return
         room = np.zeros(variable.size + variable.alignment, np.uint8)
         shift = -room.ctypes.data % variable.alignment
         data = room[shift : shift + variable.size]

@@ -81,9 +81,13 @@ _VARIABLE = re.compile(
     r"(?P<name>[$\w]+)(?P<array>\[\d*\])?\s*(?:=\s*(?P<value>.*))?$",
     re.S,
 )
-_REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)$", re.S)
+_REGISTERS = re.compile(r"\.reg\s*\.(\w+)\s+(.*)$", re.S)
 _INSTRUCTION = re.compile(r"(?:@(!?)([%$\w]+)\s+)?([a-z]\w*)((?:(?:\.|::)\w+)*)\s*(.*)$", re.S)
-_LINKAGE = r"(?:\.(?:visible|weak|extern|common)\s+)*"
+_SPACE = re.compile(r"\s*")
+_LINKAGE = re.compile(r"(?:\.(?:visible|weak|extern|common)\s+)*")
+_DEFINITION = re.compile(rf"{_LINKAGE.pattern}\.(entry|func|section)\b")
+# What concerns the assembler alone; `.file` is read by LineTable.
+_IGNORED = re.compile(r"^\s*\.(?:version|target|address_size|file)\b[^\n]*", re.M)
 
 
 def split_operands(text: str) -> list[str]:
@@ -104,30 +108,22 @@ def split_operands(text: str) -> list[str]:
 def parse_module(text: str) -> Module:
     """Parses one PTX file."""
     lines = LineTable(text)
-    text = re.sub(r"//[^\n]*", "", text)
+    text = _IGNORED.sub("", re.sub(r"//[^\n]*", "", text))
     module, position = Module(), 0
-    skip = re.compile(r"\s*(?:\.(?:version|target|address_size|file)[^\n]*)?")
-    while True:
-        position = skip.match(text, position).end()
-        if position >= len(text):
-            return module
-        if text[position].isspace() or skip.match(text, position).end() > position:
+    while (position := _SPACE.match(text, position).end()) < len(text):
+        header = _DEFINITION.match(text, position)
+        if not header:
+            statement, position = _statement(text, position)
+            _module_variable(module, _LINKAGE.sub("", statement, 1), ".extern" in statement)
             continue
-        header = re.compile(rf"{_LINKAGE}\.(entry|func|section)\b").match(text, position)
-        if header:
-            opening = text.find("{", position)
-            semicolon = text.find(";", position)
-            if header[1] == "func" and 0 <= semicolon < (opening if opening >= 0 else len(text)):
-                position = semicolon + 1  # a declaration
-                continue
-            end = _closing_brace(text, opening)
-            _parse_definition(
-                module, header[1], text[position:opening], text[opening + 1 : end], lines
-            )
-            position = end + 1
+        opening, semicolon = text.find("{", position), text.find(";", position)
+        if header[1] == "func" and 0 <= semicolon < opening:
+            position = semicolon + 1  # a declaration
             continue
-        statement, position = _statement(text, position)
-        _module_variable(module, re.sub(rf"^{_LINKAGE}", "", statement), ".extern" in statement)
+        end = _closing_brace(text, opening)
+        _parse_definition(module, header[1], text[position:opening], text[opening + 1 : end], lines)
+        position = end + 1
+    return module
 
 
 def _closing_brace(text: str, opening: int) -> int:
@@ -210,8 +206,8 @@ class _BodyParser:
         self.source = SourceLine("?", 0)
 
     def parse(self, body: str) -> None:
-        position, space = 0, re.compile(r"\s*")
-        while (position := space.match(body, position).end()) < len(body):
+        position = 0
+        while (position := _SPACE.match(body, position).end()) < len(body):
             if body[position] == "{":
                 self.scope_count += 1
                 self.scopes.append({})

@@ -13,7 +13,7 @@ from .errors import DeviceError
 from .global_races import GlobalAccessLog
 from .machine import Group, Launch, Program
 from .memory import Memory
-from .parser import Kernel
+from .parser import Kernel, Variable
 from .ptx_types import ptx_type
 
 Array = np.ndarray
@@ -49,13 +49,13 @@ class Device:
         self.order = order
         self.launched: set[str] = set()
         self.memory = Memory()
-        self._programs: dict[str, Program] = {}
         self._keep_alive: list[Array] = []
         self._failure: BaseException | None = None
         self._host = ctypes.CDLL(str(library.shared_object))
         self._callback = _Callback(self._on_launch)
         for variable in library.module.variables.values():
-            self.memory.add_variable(variable)
+            if variable.space != "shared":
+                self.memory.add_variable(variable)
 
     def register(self, array: Array, writable: bool = True) -> ctypes.c_void_p:
         """Makes a contiguous numpy array device memory and returns its address.
@@ -137,12 +137,17 @@ class Device:
         log.check()
 
     def _program(self, name: str) -> Program:
-        if name not in self._programs:
-            self._programs[name] = self._decode(self.library.module.kernels[name])
-        return self._programs[name]
+        programs = self.library.programs
+        if name not in programs:
+            programs[name] = decode(
+                self.library.module.kernels[name], self.library.module.variables
+            )
+        return programs[name]
 
-    def _decode(self, kernel: Kernel) -> Program:
-        slots = {register: slot for slot, register in enumerate(kernel.registers)}
-        steps = [Decoder(kernel, i, slots, self.memory).decode() for i in kernel.instructions]
-        dtypes = [ptx_type(held).storage for held in kernel.registers.values()]
-        return Program(kernel, steps, dtypes, list(kernel.registers))
+
+def decode(kernel: Kernel, variables: dict[str, Variable]) -> Program:
+    """Makes a kernel executable."""
+    slots = {register: slot for slot, register in enumerate(kernel.registers)}
+    steps = [Decoder(kernel, i, slots, variables).decode() for i in kernel.instructions]
+    dtypes = [ptx_type(held).storage for held in kernel.registers.values()]
+    return Program(kernel, steps, dtypes, list(kernel.registers))

@@ -104,11 +104,12 @@ def decode_select(decoder: Decoder) -> Execute:
     # Bits move as they are: a float type must not touch a NaN's payload.
     kind = decoder.type()
     bits = ptx_type(f"b{8 * kind.size}")
-    write, a, b = decoder.write(0, bits), decoder.read(1, bits), decoder.read(2, bits)
+    write, a, b = decoder.write(0, bits), decoder.read_where(1, bits), decoder.read_where(2, bits)
     choose = decoder.read_predicate(decoder.operands[3])
 
     def execute(group: Group, lanes: Lanes) -> None:
-        write(group, lanes, np.where(choose(group, lanes), a(group, lanes), b(group, lanes)))
+        first = choose(group, lanes)
+        write(group, lanes, np.where(first, a(group, lanes, first), b(group, lanes, ~first)))
 
     return execute
 

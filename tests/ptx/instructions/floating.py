@@ -36,8 +36,6 @@ def arithmetic(decoder: Decoder, kind: PtxType, function: Callable[..., Array]) 
     """Destination = function(sources), with `.ftz`, `.sat` and NaNs as the hardware gives them."""
     flush = decoder.take("ftz") is not None
     clamp = decoder.take("sat") is not None
-    if flush and kind.dtype != np.float32 and kind.dtype != np.float16:
-        raise decoder.error("unknown use of .ftz in")
     write = decoder.write(0, kind)
     reads = [decoder.read(i, kind) for i in range(1, len(decoder.operands))]
 

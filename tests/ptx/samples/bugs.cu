@@ -38,6 +38,14 @@ __global__ void different_values_at_once(float* out, const float* in, int n) {
   out[THREAD] = s;
 }
 
+__global__ void different_values_by_turns(float* out, const float* in, int n) {
+  __shared__ float s;
+  if (THREAD == 0) s = in[0];
+  if (THREAD == 32) s = in[1];  // BUG: shared memory race: write
+  __syncthreads();
+  out[THREAD] = s;
+}
+
 __global__ void plain_write_beside_atomics(float* out, const float* in, int n) {
   __shared__ float s;
   if (THREAD == 0) s = 0;
@@ -95,7 +103,7 @@ __global__ void named_barrier_short_of_threads(float* out, const float* in, int 
 
 __global__ void shuffle_in_branch(float* out, const float* in, int n) {
   float v = in[THREAD];
-  if ((THREAD & 31) < 16) v = __shfl_xor_sync(~0u, v, 1);  // BUG: divergent shfl: not every thread
+  if ((THREAD & 31) < 16) v = __shfl_xor_sync(~0u, v, 1);  // BUG: lanes 16, 17, 18, 19, ... of the
   out[THREAD] = v;
 }
 
@@ -109,7 +117,7 @@ __global__ void shuffle_against_barrier(float* out, const float* in, int n) {
 __global__ void shuffle_after_return(float* out, const float* in, int n) {
   if (THREAD >= n - 20) return;
   float v = in[THREAD];
-  v += __shfl_down_sync(~0u, v, 16);  // BUG: divergent shfl: not every thread
+  v += __shfl_down_sync(~0u, v, 16);  // BUG: member mask have exited
   out[THREAD] = v;
 }
 
@@ -125,13 +133,13 @@ __global__ void shuffle_from_absent_lane(float* out, const float* in, int n) {
 
 __global__ void ballot_in_branch(float* out, const float* in, int n) {
   unsigned votes = 0;
-  if (THREAD < 20) votes = __ballot_sync(~0u, in[THREAD] > 0);  // BUG: divergent vote
+  if (THREAD < 20) votes = __ballot_sync(~0u, in[THREAD] > 0);  // BUG: member mask have exited
   out[THREAD] = votes;
 }
 
 __global__ void match_after_return(float* out, const float* in, int n) {
   if (THREAD >= 20) return;
-  out[THREAD] = __match_any_sync(~0u, THREAD & 3);  // BUG: divergent match
+  out[THREAD] = __match_any_sync(~0u, THREAD & 3);  // BUG: member mask have exited
 }
 
 __global__ void different_masks(float* out, const float* in, int n) {
@@ -148,10 +156,6 @@ __global__ void syncwarp_against_barrier(float* out, const float* in, int n) {
 __global__ void global_past_end(float* out, const float* in, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i <= n) out[i] = 1;  // BUG: out of bounds: write of 4 bytes
-}
-
-__global__ void global_before_start(float* out, const float* in, int n) {
-  out[THREAD] = in[THREAD - 1];  // BUG: out of bounds: read of 4 bytes
 }
 
 __global__ void global_between_buffers(float* out, const float* in, int n) {
@@ -206,7 +210,6 @@ __global__ void last_block_without_fence(float* out, const float* in, int n) {
   out[2 + blockIdx.x] = in[blockIdx.x];
   if (atomicAdd(out, 1.0f) != gridDim.x - 1) return;
   float sum = 0;
-#pragma unroll 1
   for (int i = 0; i < static_cast<int>(gridDim.x); ++i) {
     sum += out[2 + i];  // BUG: global memory race: read, and write
   }
@@ -227,17 +230,17 @@ __global__ void uninitialised_local(float* out, const float* in, int n) {
   out[THREAD] = local[n & 7];  // BUG: read of uninitialised local memory
 }
 
-__global__ void uninitialised_register(float* out, const float* in, int n) {
-  int v;
-  asm("{ .reg .s32 t; add.s32 %0, t, 1; }" : "=r"(v));  // BUG: uninitialised register t
-  out[THREAD] = v;
-}
-
 #define SET_IF_BELOW_7 "{ .reg .s32 t; .reg .pred p; setp.lt.s32 p, %1, 7; @p mov.s32 t, 5; "
 
 __global__ void register_of_one_branch(float* out, const float* in, int n) {
   int v;
   asm(SET_IF_BELOW_7 "mov.s32 %0, t; }" : "=r"(v) : "r"(THREAD));  // BUG: uninitialised register t
+  out[THREAD] = v;
+}
+
+__global__ void selected_register(float* out, const float* in, int n) {
+  int v;
+  asm(SET_IF_BELOW_7 "selp.s32 %0, 3, t, p; }" : "=r"(v) : "r"(THREAD));  // BUG: register t
   out[THREAD] = v;
 }
 
@@ -271,7 +274,7 @@ static const Case cases[] = {
     CASE(different_masks, 1, 32, 0),
     CASE(syncwarp_against_barrier, 1, 32, 0),
     CASE(global_past_end, 2, 256, 0),
-    CASE(global_before_start, 1, 256, 0),
+    CASE(different_values_by_turns, 1, 64, 0),
     CASE(global_between_buffers, 1, 32, 0),
     CASE(shared_past_end, 1, 256, 0),
     CASE(dynamic_shared_past_end, 1, 256, 1024),
@@ -283,8 +286,8 @@ static const Case cases[] = {
     CASE(last_block_without_fence, 8, 32, 0),
     CASE(uninitialised_shared, 1, 256, 0),
     CASE(uninitialised_local, 1, 256, 0),
-    CASE(uninitialised_register, 1, 32, 0),
     CASE(register_of_one_branch, 1, 32, 0),
+    CASE(selected_register, 1, 32, 0),
     CASE(write_to_read_only, 1, 32, 0),
     CASE(failed_trap, 1, 32, 0),
 };

@@ -57,6 +57,25 @@ extern "C" int run_by_value(const Table* table, float factor) {
 }
 
 __global__ void __launch_bounds__(128) bounded(float* out) { out[threadIdx.x] = 1; }
+__global__ void endless(volatile u32* out) {
+  while (out[0] == 0) {
+  }
+}
+extern "C" int run_endless(u32* out) {
+  endless<<<1, 1>>>(out);
+  return cudaGetLastError();
+}
+
+__global__ void last_block(u32* out) { atomicExch(out, blockIdx.x); }
+extern "C" int run_last_block(u32* out, u32* copy) {
+  cudaMemsetAsync(out, 0xff, sizeof(u32), nullptr);
+  cudaMemcpyAsync(copy, out, sizeof(u32), cudaMemcpyDeviceToDevice, nullptr);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = 5000;
+  config.blockDim = 2;
+  const cudaError_t launched = cudaLaunchKernelEx(&config, last_block, out);
+  return launched == cudaSuccess ? cudaGetLastError() : launched;
+}
 __global__ void dynamic_shared(float* out, int n) {
   extern __shared__ float dynamic[];
   dynamic[n - 1] = 3;

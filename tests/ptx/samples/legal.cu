@@ -22,7 +22,8 @@ __global__ void early_return_before_barrier(float* out, const float* in, int n) 
 
 // VALUE: 256
 __global__ void same_value_flag(float* out, const float* in, int n) {
-  __shared__ int flag;
+  __shared__ volatile int flag;
+  flag = n;
   flag = n;
   __syncthreads();
   out[THREAD] = flag;
@@ -119,18 +120,47 @@ __global__ void shuffle_in_loop_with_cold_branch(float* out, const float* in, in
   out[THREAD] = sum;
 }
 
-// VALUE: where(t < 32, 1, 2)
+#define SET_IF_BELOW_7 "{ .reg .s32 t; .reg .pred p; setp.lt.s32 p, %1, 7; @p mov.s32 t, 5; "
+
+// VALUE: where(t < 7, 5, 3)
+__global__ void register_selected_where_written(float* out, const float* in, int n) {
+  int v;
+  asm(SET_IF_BELOW_7 "selp.s32 %0, t, 3, p; }" : "=r"(v) : "r"(THREAD));
+  out[THREAD] = v;
+}
+
+#define MEET_AT_SHUFFLE                                                                   \
+  "{ .reg .pred p; .reg .b32 odd; and.b32 odd, %1, 1; setp.eq.u32 p, odd, 1; @p bra FAR;" \
+  "MEET: shfl.sync.bfly.b32 %0, %1, 1, 31, -1; bra.uni DONE;"                             \
+  "FAR: bra.uni MEET; DONE: }"
+
+// Even lanes come to the shuffle first and wait for the odd ones, which jump back to it.
+// VALUE: where(t % 2 == 0, t + 1, t - 1)
+__global__ void lanes_meet_by_jumping_back(float* out, const float* in, int n) {
+  unsigned v;
+  asm volatile(MEET_AT_SHUFFLE : "=r"(v) : "r"(threadIdx.x));
+  out[THREAD] = v;
+}
+
+// VALUE: where(t < 20, t + 1, 0)
+__global__ void syncwarp_after_return(float* out, const float* in, int n) {
+  __shared__ float s[32];
+  if (THREAD >= 20) return;
+  s[THREAD ^ 1] = in[THREAD ^ 1];
+  __syncwarp();
+  out[THREAD] = s[THREAD];
+}
+
+// VALUE: where(t < 64, 64 - t, 192 - t)
 __global__ void named_barriers(float* out, const float* in, int n) {
-  __shared__ float s[64];
-  if (THREAD < 32) {
-    s[THREAD] = 1;
-    asm volatile("bar.sync 1, 32;" ::: "memory");
-    out[THREAD] = s[31 - THREAD];
+  __shared__ float s[128];
+  s[THREAD] = in[THREAD];
+  if (THREAD < 64) {
+    asm volatile("bar.sync 1, 64;" ::: "memory");
   } else {
-    s[THREAD] = 2;
-    asm volatile("bar.sync 2, 32;" ::: "memory");
-    out[THREAD] = s[95 - THREAD];
+    asm volatile("bar.sync 2, 64;" ::: "memory");
   }
+  out[THREAD] = s[THREAD ^ 63];
 }
 
 // VALUE: 1000 * 100 + 10 * 1 + 0
@@ -189,7 +219,10 @@ static const Case cases[] = {
     CASE(tail_with_ballot_mask, 1, 64, 0),
     CASE(shuffle_within_halves, 1, 32, 0),
     CASE(shuffle_in_loop_with_cold_branch, 1, 64, 0),
-    CASE(named_barriers, 1, 64, 0),
+    CASE(register_selected_where_written, 1, 32, 0),
+    CASE(lanes_meet_by_jumping_back, 1, 64, 0),
+    CASE(syncwarp_after_return, 1, 32, 0),
+    CASE(named_barriers, 1, 128, 0),
     CASE(reducing_barriers, 1, 256, 0),
     CASE(grid_stride_tail, 2, 64, 0),
     CASE(local_array, 1, 256, 0),
