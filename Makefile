@@ -1,0 +1,34 @@
+# Everything runs in a virtual environment that this file makes; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: bench test bench-check check format build setup clean
+
+bench: build  ## time regops against PyTorch and write the report
+	$(BIN)/python -m bench
+
+test: build  ## all tests
+	$(BIN)/python -m pytest tests
+
+bench-check: build  ## fail unless the last benchmark's ratios meet the goals
+	$(BIN)/python -m bench.check
+
+check: setup  ## format, lint and types, as CI runs them
+	$(BIN)/pre-commit run --all-files
+
+build: setup
+	$(BIN)/python setup.py -q build_ext --inplace
+
+setup: $(VENV)/installed
+
+# torch comes first, alone: every other package then finds it there.
+$(VENV)/installed: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build regops/_C*.so

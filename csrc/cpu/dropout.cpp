@@ -1,0 +1,226 @@
+// Dropout on the CPU: one read and one write an element, 16 random bits an element.
+//
+// Philox fills a buffer of random bits that stays in L1 (a "group"); a second loop, plain code that
+// the compiler vectorizes for each element type, compares, scales and stores. Forward, backward
+// (of the gradient) and in place are the same call.
+#include "cpu/dropout.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/isa.h"
+
+#define REGOPS_ISA_FILE "cpu/dropout.cpp"
+#include "cpu/foreach_isa.h"
+
+#include "cpu/half_floats.h"
+#include "cpu/philox_lanes.h"
+#include "cpu/stream.h"
+
+namespace regops::cpu::REGOPS_ISA {
+
+constexpr int kGroupBytes = kFillBlocks * 16;
+
+// y = keep ? x / (1 - p) : 0, where keep is bits >= threshold.
+template <class T, class Bits>
+static inline __attribute__((always_inline)) void apply(const T* x, T* y, const Bits* bits,
+                                                        int64_t n, const DropoutRule& rule) {
+  const Bits threshold = static_cast<Bits>(rule.threshold);
+  if constexpr (std::is_same_v<T, double>) {
+    const double scale = rule.scale_f64;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) y[i] = dropout_element(x[i], bits[i] >= threshold, scale);
+  } else if constexpr (std::is_same_v<T, float>) {
+    const float scale = rule.scale;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) y[i] = dropout_element(x[i], bits[i] >= threshold, scale);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    const float scale = rule.scale;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      const BFloat16 scaled = round_scaled_bfloat16(to_float(x[i]) * scale);
+      y[i].bits = bits[i] >= threshold ? scaled.bits : 0;
+    }
+  } else {
+    constexpr int64_t kWide = 64;
+    alignas(64) float wide[kWide];
+    const float scale = rule.scale;
+    for (int64_t i = 0; i < n; i += kWide) {
+      const int64_t count = std::min(kWide, n - i);
+      half_to_float(x + i, wide, count);
+      for (int64_t j = 0; j < count; ++j) {
+        wide[j] = dropout_element(wide[j], bits[i + j] >= threshold, scale);
+      }
+      float_to_half(wide, y + i, count);
+    }
+  }
+}
+
+template <class T, class Bits, bool kStream>
+static void run(const T* x, T* y, uint64_t first_index, int64_t n, Key key,
+                const DropoutRule& rule) {
+  constexpr int64_t kGroup = kGroupBytes / sizeof(Bits);  // elements
+  constexpr int64_t kPerBlock = 16 / sizeof(Bits);
+  alignas(64) Bits bits[kGroup];
+  alignas(64) T staged[kGroup];
+  uint64_t block = first_index / kPerBlock;
+  int64_t skip = first_index % kPerBlock;
+  for (int64_t i = 0; i < n;) {
+    prefetch_lines(x + i, kGroup * sizeof(T));
+    fill_blocks(key, block, bits);
+    const int64_t count = std::min(kGroup - skip, n - i);
+    if (count == kGroup) {  // the usual case, with a length that the compiler knows
+      apply(x + i, kStream ? staged : y + i, bits, kGroup, rule);
+      if constexpr (kStream) stream_lines(y + i, staged, sizeof staged);
+    } else {
+      apply(x + i, y + i, bits + skip, count, rule);
+    }
+    i += count;
+    block += kFillBlocks;
+    skip = 0;
+  }
+  if constexpr (kStream) stream_fence();
+}
+
+template <class T>
+static void run_of_type(const DropoutCall& call, int64_t begin, int64_t end, uint64_t first_index) {
+  const T* x = static_cast<const T*>(call.input) + begin;
+  T* y = static_cast<T*>(call.output) + begin;
+  const int64_t n = end - begin;
+  const bool aligned = reinterpret_cast<uintptr_t>(y) % 64 == 0 && first_index % kDropoutGroup == 0;
+  if (call.rule.fine) {
+    run<T, uint32_t, false>(x, y, first_index, n, call.key, call.rule);
+  } else if (call.stream && aligned) {
+    run<T, uint16_t, true>(x, y, first_index, n, call.key, call.rule);
+  } else {
+    run<T, uint16_t, false>(x, y, first_index, n, call.key, call.rule);
+  }
+}
+
+// ---- permuted memory: rows of consecutive logical indices stand across the vectors -------------
+
+constexpr int kTileRows = 32;      // keep bits of a column's rows fit one 32-bit word
+constexpr int kTileColumns = 256;  // words in L1, and 0.5-2 KiB of each row in one go
+
+// words[c] bit r: is the element in row r of column c kept? Lanes are columns; the logical index of
+// column c's first row is first_index + c column_logical, in any phase to the blocks of 8. Writes
+// whole vectors: `words` has room for columns rounded up to kLanes.
+template <bool kFine>
+static void keep_words(uint64_t first_index, int64_t column_logical, int64_t columns, Key key,
+                       uint32_t threshold, uint32_t* words) {
+  constexpr int kPerBlock = kFine ? 4 : 8;
+  constexpr int kBlocks = kTileRows / kPerBlock + 1;  // one more, for the phase
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    Lanes index;
+    for (int l = 0; l < kLanes; ++l) index[l] = first_index + (c + l) * column_logical;
+    const Lanes block = index / kPerBlock, phase = index % kPerBlock;
+    Lanes keep = {};
+    for (int b = 0; b < kBlocks; ++b) {
+      Lanes counter[1] = {block + b};
+      PhiloxLanes random[1];
+      philox_lanes<1>(key.seed ^ kDomainVariates, counter, key.offset, random);
+      for (int w = 0; w < 4; ++w) {
+        const Lanes word = random[0].word[w];
+        if constexpr (kFine) {
+          keep |= ((Lanes)((word & 0xFFFFFFFFu) >= (Lanes{} + threshold)) & 1) << (4 * b + w);
+        } else {
+          keep |= ((Lanes)((word & 0xFFFFu) >= (Lanes{} + threshold)) & 1) << (8 * b + 2 * w);
+          keep |= ((Lanes)(((word >> 16) & 0xFFFFu) >= (Lanes{} + threshold)) & 1)
+                  << (8 * b + 2 * w + 1);
+        }
+      }
+    }
+    keep >>= phase;
+    for (int l = 0; l < kLanes; ++l) words[c + l] = static_cast<uint32_t>(keep[l]);
+  }
+}
+
+template <class T>
+static void tile_of_type(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
+                         int64_t row_begin, int64_t row_end) {
+  const T* x = static_cast<const T*>(call.input) + origin.memory;
+  T* y = static_cast<T*>(call.output) + origin.memory;
+  alignas(64) uint32_t words[kTileColumns];
+  alignas(64) uint16_t bits[kTileColumns];
+  DropoutRule by_bit = call.rule;  // `apply` keeps where bits >= threshold; here bits are 0 or 1
+  by_bit.threshold = 1;
+  for (int64_t row = row_begin; row < row_end; row += kTileRows) {
+    const int64_t rows = std::min<int64_t>(kTileRows, row_end - row);
+    for (int64_t column = 0; column < layout.columns; column += kTileColumns) {
+      const int64_t columns = std::min<int64_t>(kTileColumns, layout.columns - column);
+      const uint64_t first = origin.logical + row + column * layout.column_logical;
+      if (call.rule.fine) {
+        keep_words<true>(first, layout.column_logical, columns, call.key, call.rule.threshold,
+                         words);
+      } else {
+        keep_words<false>(first, layout.column_logical, columns, call.key, call.rule.threshold,
+                          words);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < columns; ++c) bits[c] = words[c] >> r & 1;
+        const int64_t at = (row + r) * layout.row_memory + column;
+        apply(x + at, y + at, bits, columns, by_bit);
+      }
+    }
+  }
+}
+
+#define REGOPS_FOR_DTYPE(dtype, call)  \
+  switch (dtype) {                     \
+    case DType::float64:               \
+      return call(double);             \
+    case DType::float32:               \
+      return call(float);              \
+    case DType::bfloat16:              \
+      return call(BFloat16);           \
+    case DType::float16:               \
+      return call(Half);               \
+  }
+
+void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t first_index) {
+#define REGOPS_CALL(T) run_of_type<T>(call, begin, end, first_index)
+  REGOPS_FOR_DTYPE(call.dtype, REGOPS_CALL)
+#undef REGOPS_CALL
+}
+
+void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
+                  int64_t row_begin, int64_t row_end) {
+#define REGOPS_CALL(T) tile_of_type<T>(call, layout, origin, row_begin, row_end)
+  REGOPS_FOR_DTYPE(call.dtype, REGOPS_CALL)
+#undef REGOPS_CALL
+}
+
+void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t word[4]) {
+  const Lanes counter[1] = {Lanes{} + counter_low};
+  PhiloxLanes lanes[1];
+  philox_lanes<1>(key, counter, counter_high, lanes);
+  for (int w = 0; w < 4; ++w) word[w] = static_cast<uint32_t>(lanes[0].word[w][kLanes - 1]);
+}
+
+}  // namespace regops::cpu::REGOPS_ISA
+
+#ifdef REGOPS_ISA_LAST
+
+namespace regops::cpu {
+
+void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t first_index) {
+  REGOPS_DISPATCH_ISA(dropout_run, call, begin, end, first_index);
+}
+
+void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
+                  int64_t row_begin, int64_t row_end) {
+  REGOPS_DISPATCH_ISA(dropout_tile, call, layout, origin, row_begin, row_end);
+}
+
+void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t word[4]) {
+  REGOPS_DISPATCH_ISA(philox_block, key, counter_low, counter_high, word);
+}
+
+}  // namespace regops::cpu
+
+#endif

@@ -1,0 +1,31 @@
+// Serial dropout kernels of the instruction set in use. The caller splits the work over threads.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+#include "layout.h"
+#include "math/dropout.h"
+
+namespace regops::cpu {
+
+struct DropoutCall {
+  DType dtype;
+  const void* input;
+  void* output;  // may be the input
+  Key key;
+  DropoutRule rule;
+  bool stream;  // store past the cache: for outputs larger than it that are not the input
+};
+
+// Elements [begin, end) of memory, whose logical indices are first_index, first_index + 1, ...
+void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t first_index);
+
+// Rows [row_begin, row_end) and all columns of one outer index of a permuted tensor.
+void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
+                  int64_t row_begin, int64_t row_end);
+
+// One Philox block, as this instruction set's vector code computes it: for known-answer tests.
+void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t word[4]);
+
+}  // namespace regops::cpu

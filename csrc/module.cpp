@@ -1,0 +1,60 @@
+// The Python module regops._C: fast eager entries to the ops, and facts about the build.
+//
+// The ops themselves are registered with torch's dispatcher when this library loads (torch.ops.regops).
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include "cpu/dropout.h"
+#include "cpu/isa.h"
+#include "ops/copy.h"
+#include "ops/dropout.h"
+#ifdef REGOPS_WITH_CUDA
+#include "cuda/launch.h"
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::list compiled;
+  for (const auto isa : {regops::cpu::Isa::baseline, regops::cpu::Isa::avx2,
+                         regops::cpu::Isa::avx512}) {
+    if (regops::cpu::isa_supported(isa)) compiled.append(regops::cpu::isa_name(isa));
+  }
+  py::dict info;
+  info["cpu_capabilities"] = compiled;
+  info["cpu_capability"] = regops::cpu::isa_name(regops::cpu::active_isa());
+  info["compiler"] = __VERSION__;
+  info["torch_compiled_with"] = TORCH_VERSION;
+#ifdef REGOPS_WITH_CUDA
+  info["cuda"] = regops_cuda_version();
+  info["cuda_architectures"] = REGOPS_CUDA_ARCHITECTURES;
+#else
+  info["cuda"] = py::none();
+  info["cuda_architectures"] = py::none();
+#endif
+  return info;
+}
+
+// One block by the vector code of the instruction set in use.
+py::tuple philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
+  uint32_t word[4];
+  regops::cpu::philox_block(key, counter_low, counter_high, word);
+  return py::make_tuple(word[0], word[1], word[2], word[3]);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("dropout", &regops::dropout_eager, py::arg("input"), py::arg("p"), py::arg("training"),
+        py::arg("inplace"), py::arg("key"), py::arg("generator"));
+  m.def("copy", &regops::copy, py::arg("input"));
+  m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
+  m.def("build_info", &build_info);
+  m.def("philox_block", &philox_block, py::arg("key"), py::arg("counter_low"),
+        py::arg("counter_high"));
+  m.def("set_cpu_capability", [](const std::string& name) {
+    regops::cpu::set_active_isa(regops::cpu::isa_from_name(name.c_str()));
+  });
+}

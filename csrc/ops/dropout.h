@@ -1,0 +1,16 @@
+// Entry to dropout for the binding.
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+namespace regops {
+
+// The whole of regops.functional.dropout, outside torch.compile and functorch transforms.
+at::Tensor dropout_eager(const at::Tensor& input, double p, bool training, bool inplace,
+                         const std::optional<at::Tensor>& key,
+                         const std::optional<at::Generator>& generator);
+
+}  // namespace regops

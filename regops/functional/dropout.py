@@ -1,0 +1,146 @@
+"""Dropout (Srivastava et al., JMLR 2014)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from regops import _C
+from regops._transforms import transform_active
+from regops.random import key_like
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    r"""Zeroes each element with probability p and scales the others by 1 / (1 - p).
+
+    y = x / (1 - p) where kept, 0 where dropped; the gradient likewise, with the same mask. One pass
+    over the input; between forward and backward 16 bytes of key are kept and no mask.
+
+    `torch.nn.functional.dropout` with these differences:
+
+    - The mask is a function of the key and of each element's logical (row-major) index alone: not
+      of device, thread count, dtype, memory layout or compilation. `docs/randomness.md` has the map.
+    - p has 16 bits (32 where p < 2^-16 or p > 1 - 2^-16), and the scale belongs to the p so
+      rounded, so that E[y] = x exactly. It is a float32 (float64 for float64 input), and the
+      product is rounded once.
+    - A dropped inf or nan becomes 0, where torch keeps nan.
+
+    Args:
+        input: Of any shape and strides; float64, float32, bfloat16 or float16.
+        p: Probability of dropping, in [0, 1].
+        training: False returns `input` itself, as does p = 0; neither draws random numbers.
+        inplace: Write the result into `input`.
+        key: int64 of shape (2,), on the input's device or the CPU, from `regops.random`. By default
+            a new one is drawn from torch's random state.
+        generator: Draw that key from this generator instead of the default one.
+
+    Returns:
+        Tensor of the input's shape, dtype and, where it has no gaps or overlap, strides.
+
+    Raises:
+        ValueError: p is outside [0, 1]; key is not of shape (2,); key and generator are both given.
+        TypeError: key is not int64; an argument is of the wrong type.
+        RuntimeError: p is nan; input is not of a floating-point type above and training is True;
+            key is on another device; `inplace` on a leaf that requires grad, or on memory that
+            overlaps itself.
+
+    Example:
+        >>> import torch, regops.functional as RF
+        >>> x = torch.ones(4, 8, requires_grad=True)
+        >>> y = RF.dropout(x, p=0.25)
+        >>> y.sum().backward()
+        >>> torch.equal(y, x.grad)  # both are the mask, scaled
+        True
+    """
+    if has_torch_function_unary(input):
+        overridden: Tensor = handle_torch_function(
+            dropout, (input,), input, p, training, inplace, key=key, generator=generator
+        )
+        return overridden
+    if torch.compiler.is_compiling() or transform_active():
+        return _composed(input, p, training, inplace, key, generator)
+    return _C.dropout(input, p, training, inplace, key, generator)
+
+
+def _composed(
+    input: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    key: Tensor | None,
+    generator: Generator | None,
+) -> Tensor:
+    """The same from dispatcher ops, which compilers and functorch can see into."""
+    if p < 0.0 or p > 1.0:
+        raise ValueError(f"regops.dropout: expected p in [0, 1], got {p}")
+    if key is not None and generator is not None:
+        raise ValueError(
+            "regops.dropout: expected key or generator, got both: a key needs no generator"
+        )
+    if not training or p == 0.0:
+        return input
+    if key is None:
+        # p = 1 drops all: no random number is needed, and as in torch none is drawn.
+        key = (
+            torch.zeros(2, dtype=torch.int64, device=input.device)
+            if p == 1.0
+            else key_like(input, generator)
+        )
+    elif key.device != input.device and key.device.type == "cpu":
+        key = key.to(input.device)
+    output: Tensor
+    if torch.compiler.is_compiling():
+        output = torch.ops.regops.dropout(input, p, key)
+    else:
+        output = _Dropout.apply(input, p, key)
+    return input.copy_(output) if inplace else output
+
+
+class _Dropout(torch.autograd.Function):
+    """regops::dropout with the rules that `torch.func` needs."""
+
+    @staticmethod
+    def forward(input: Tensor, p: float, key: Tensor) -> Tensor:
+        output: Tensor = torch.ops.regops.dropout(input, p, key)
+        return output
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.p, key = inputs
+        ctx.save_for_backward(key)
+        ctx.save_for_forward(key)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (key,) = ctx.saved_tensors
+        return _Dropout.apply(gradients[0], ctx.p, key), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (key,) = ctx.saved_tensors
+        moved: Tensor = _Dropout.apply(tangents[0], ctx.p, key)
+        return moved
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, None, int | None], input: Tensor, p: float, key: Tensor
+    ) -> tuple[Tensor, int]:
+        """One call an example: each example's mask is that of its own logical indices."""
+        inputs = _unstack(input, in_dims[0], info.batch_size)
+        keys = _unstack(key, in_dims[2], info.batch_size)
+        return torch.stack([_Dropout.apply(x, p, k) for x, k in zip(inputs, keys, strict=True)]), 0
+
+
+def _unstack(tensor: Tensor, dim: int | None, size: int) -> tuple[Tensor, ...]:
+    return (tensor,) * size if dim is None else tensor.unbind(dim)

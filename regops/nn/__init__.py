@@ -1,0 +1,5 @@
+"""The ops as modules, under the names of torch.nn."""
+
+from regops.nn.dropout import Dropout
+
+__all__ = ["Dropout"]

@@ -1,0 +1,39 @@
+"""Dropout as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+import regops.functional as RF  # noqa: N812
+
+
+class Dropout(nn.Module):
+    """`torch.nn.Dropout` by `regops.functional.dropout`.
+
+    Args:
+        p: Probability of dropping, in [0, 1].
+        inplace: Write the result into the input.
+
+    Raises:
+        ValueError: p is outside [0, 1].
+
+    Example:
+        >>> import torch, regops.nn
+        >>> regops.nn.Dropout(p=0.2)(torch.ones(3)).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"regops.nn.Dropout: expected p in [0, 1], got {p}")
+        self.p = p
+        self.inplace = inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drops in training, returns the input itself in evaluation."""
+        return RF.dropout(input, self.p, self.training, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Its hyper-parameters."""
+        return f"p={self.p}, inplace={self.inplace}"
