@@ -23,6 +23,7 @@ from bench.verify import Law
 from regops.testing import Direction
 
 _NOT_TIMED = pytest.StashKey[dict[str, str]]()
+_LOAD = pytest.StashKey[float]()
 _MEASURED = pytest.StashKey[dict[Point, dict[str, Outcome]]]()
 
 
@@ -52,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOT_TIMED] = {}
     config.stash[_MEASURED] = {}
+    config.stash[_LOAD] = os.getloadavg()[0]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -103,6 +105,7 @@ def pytest_benchmark_update_json(
     output_json["regops"] = {
         "profile": _profile(config).name,
         "threads": torch.get_num_threads(),
+        "load_average": config.stash[_LOAD],
         "info": regops.info(),
         "not_timed": config.stash[_NOT_TIMED],
     }

@@ -21,6 +21,7 @@ class Profile:
         largest: Elements of the largest case, by kind of device.
         budget_s: Seconds of timing for one op, direction, dtype and size, all providers together.
         min_rounds: Durations recorded for every provider, whatever the budget says.
+        epochs: Of the training example.
         max_rounds: The most rounds, for sizes that would fit thousands into the budget.
     """
 
@@ -30,6 +31,7 @@ class Profile:
     largest: Mapping[str, int]
     budget_s: float
     min_rounds: int
+    epochs: int
     max_rounds: int = 200
 
     def points(self, spec: OpSpec, device: str) -> Iterator[tuple[BenchCase, torch.dtype]]:
@@ -51,8 +53,8 @@ _ALL = (*_BOTH, torch.float16)
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", (torch.float32,), 1 << 16, {"cpu": _MEGA, "cuda": _MEGA}, 0.2, 3),
-        Profile("default", _BOTH, 1, {"cpu": 16 * _MEGA, "cuda": 256 * _MEGA}, 2.0, 7),
-        Profile("full", _ALL, 1, {"cpu": 64 * _MEGA, "cuda": 256 * _MEGA}, 5.0, 15),
+        Profile("smoke", (torch.float32,), 1 << 16, {"cpu": _MEGA, "cuda": _MEGA}, 0.2, 3, 2),
+        Profile("default", _BOTH, 1, {"cpu": 16 * _MEGA, "cuda": 256 * _MEGA}, 2.0, 7, 40),
+        Profile("full", _ALL, 1, {"cpu": 64 * _MEGA, "cuda": 256 * _MEGA}, 5.0, 15, 40),
     )
 }

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch._functorch.config
+import torch._inductor.config
 from torch import Tensor
 
-import regops._C
 from bench.timing import Run
+from regops import _C
 from regops.testing import BenchCase, Direction, OpSpec
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "full")
@@ -92,6 +94,9 @@ def build(name: str, point: Point) -> Call:
 
 
 def _compiled(point: Point) -> Call:
+    # Inductor's pool of compile workers would import torch on every core while others are timed: a
+    # parallel region that waits for a busy core took milliseconds instead of microseconds.
+    torch._inductor.config.compile_threads = 1
     # Without the reset the ninth size of an op would run into dynamo's recompile limit: all sizes
     # share the code of `call`.
     torch.compiler.reset()
@@ -107,7 +112,7 @@ def _compiled(point: Point) -> Call:
 
 def copier(device: str) -> Call:
     """The copy that others are compared with; like them it allocates what it returns."""
-    return torch.clone if torch.device(device).type == "cuda" else regops._C.copy
+    return torch.clone if torch.device(device).type == "cuda" else _C.copy
 
 
 def copy_sources(point: Point) -> dict[Direction, tuple[Tensor, ...]]:
