@@ -1,0 +1,202 @@
+"""The report program: tables and a page from what a run recorded. It never times anything.
+
+`python -m bench.report bench/out/benchmark.json` writes `summary.json`, `summary.md` and
+`report.html` beside it and prints the table; given a `summary.json` it makes the rest from that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+from bench.plots import copy_share_against_size, seconds, time_against_size
+from bench.summary import Row, Summary, read, summarize, write
+
+HEADINGS = (
+    "op", "direction", "dtype", "size", "device", "regops", "vs eager", "vs compile",
+    "vs copy", "GB/s", "state eager", "state regops",
+)  # fmt: skip
+_TEXT_COLUMNS = 5
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the summary table; a dash where something was not timed."""
+    over_copy = row.over_copy()
+    copy = f"{over_copy:.2f}x ({1 / over_copy:.0%})" if over_copy else "-"
+    timed = "regops" in row.median
+    return [
+        row.op,
+        row.direction,
+        row.dtype,
+        row.size + (" (in cache)" if row.in_cache else ""),
+        row.device,
+        seconds(row.median["regops"]) if timed else "-",
+        *(_times(row.speedup(rival)) for rival in ("eager", "compile")),
+        copy,
+        f"{row.gb_per_s('regops'):.3g}" if timed else "-",
+        *(_size(row.state.get(name)) for name in ("eager", "regops")),
+    ]
+
+
+def markdown(summary: Summary) -> str:
+    """The summary table, with what it was measured on."""
+    lines = [
+        f"regops {summary.machine.get('version')}, torch {summary.machine.get('torch')}, "
+        f"{summary.machine.get('cpu')}, {summary.machine.get('threads')} threads, "
+        f"profile {summary.profile}, {summary.created}",
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS),
+    ]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in summary.rows]
+    lines += [""] + [f"- {line}" for line in end_to_end_lines(summary)]
+    lines += [f"- not timed: {test}: {reason}" for test, reason in summary.not_timed.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table(summary: Summary) -> Table:
+    """The summary table for a terminal."""
+    result = Table(title=f"regops benchmarks, profile {summary.profile}", title_justify="left")
+    for index, heading in enumerate(HEADINGS):
+        result.add_column(heading, justify="left" if index < _TEXT_COLUMNS else "right")
+    previous = None
+    for row in summary.rows:
+        if previous not in (None, (row.dtype, row.size)):
+            result.add_section()
+        previous = row.dtype, row.size
+        result.add_row(*cells(row))
+    return result
+
+
+def end_to_end_lines(summary: Summary) -> list[str]:
+    """What the training example reported, a line for each implementation."""
+    if not summary.end_to_end:
+        return []
+    example = summary.end_to_end
+    return [
+        f"{example['name']}, {name}: {run['seconds']:.1f} s for {example['steps']} steps, "
+        f"test accuracy {run['accuracy']:.1%}"
+        for name, run in example["runs"].items()
+    ]
+
+
+def html(summary: Summary) -> str:
+    """The report as one page that loads nothing."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        headings=HEADINGS,
+        text_columns=_TEXT_COLUMNS,
+        end_to_end=end_to_end_lines(summary),
+        machine=[(name.replace("_", " "), _flat(value)) for name, value in summary.machine.items()],
+        sections=[_section(rows) for rows in _grouped(summary.rows, "op", "device")],
+    )
+
+
+def _section(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "op": rows[0].op,
+        "device": rows[0].device,
+        "bytes_formula": rows[0].bytes_formula,
+        "rows": [{"cells": cells(row), "row": row} for row in rows],
+        "figures": [
+            {
+                "direction": group[0].direction,
+                "dtype": group[0].dtype,
+                "time": time_against_size(group),
+                "share": copy_share_against_size(group),
+            }
+            for group in _grouped(rows, "direction", "dtype")
+        ],
+    }
+
+
+def _grouped(rows: Iterable[Row], *by: str) -> list[list[Row]]:
+    # Stable within a group: sizes stay in the order in which they ran, smallest first.
+    ranks = {"forward": 0, "backward": 1, "full": 2}
+
+    def key(row: Row) -> list[Any]:
+        return [ranks.get(getattr(row, name), getattr(row, name)) for name in by]
+
+    return [list(group) for _, group in itertools.groupby(sorted(rows, key=key), key)]
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}x"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(
+            f"{name.replace('_', ' ')}: {_flat(inner)}" for name, inner in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value))
+    return "none" if value is None else str(value)
+
+
+def load(path: Path) -> Summary:
+    """A summary from a `summary.json` or from pytest-benchmark's JSON.
+
+    The report of the training example is taken from `digits.json` in the same folder.
+    """
+    content = json.loads(path.read_text())
+    if "benchmarks" not in content:
+        return read(path)
+    digits = path.with_name("digits.json")
+    return summarize(content, json.loads(digits.read_text()) if digits.exists() else None)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Writes the report and prints the table.
+
+    Returns:
+        Path of the page.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("json", type=Path, nargs="?", default=Path("bench/out/benchmark.json"))
+    parser.add_argument("--out", type=Path, help="folder to write to; default: the JSON's")
+    options = parser.parse_args(arguments)
+    out = options.out or options.json.parent
+    out.mkdir(parents=True, exist_ok=True)
+    summary = load(options.json)
+    write(summary, out / "summary.json")
+    (out / "summary.md").write_text(markdown(summary))
+    page = out / "report.html"
+    page.write_text(html(summary))
+    console = Console()
+    # Redirected output has no width to fit; a table cut to 80 columns would lose its figures.
+    wide = Console(width=200) if not console.is_terminal else console
+    wide.print(table(summary))
+    for line in end_to_end_lines(summary):
+        console.print(line, highlight=False)
+    for test, reason in summary.not_timed.items():
+        console.print(f"not timed: {test}: {reason}", highlight=False, markup=False)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return page
+
+
+if __name__ == "__main__":
+    main()
