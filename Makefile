@@ -11,7 +11,7 @@ bench: build  ## time regops against PyTorch and write the report
 	$(BIN)/python -m bench
 
 test: build  ## all tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest
 
 bench-check: build  ## fail unless the last benchmark's ratios meet the goals
 	$(BIN)/python -m bench.check

@@ -19,7 +19,7 @@ from pathlib import Path
 from setuptools import setup
 
 try:
-    import torch
+    import torch  # noqa: F401
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
@@ -67,7 +67,9 @@ def max_jobs() -> int:
     """Compilers at a time: a file that includes torch's headers takes up to 2 GB."""
     if "MAX_JOBS" in os.environ:
         return max(1, int(os.environ["MAX_JOBS"]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     except (ValueError, OSError):
@@ -104,9 +106,9 @@ class Build(BuildExtension):
             command = [str(home / "bin" / "nvcc"), *flags, "-c", str(source), "-o", str(target)]
             line = " ".join(command)
             newest = max(newest_header, source.stat().st_mtime)
-            if target.exists() and stamp.exists() and target.stat().st_mtime > newest:
-                if stamp.read_text() == line:
-                    return target
+            current = target.exists() and target.stat().st_mtime > newest
+            if current and stamp.exists() and stamp.read_text() == line:
+                return target
             print(line)
             subprocess.check_call(command, cwd=ROOT)
             stamp.write_text(line)
@@ -133,7 +135,12 @@ def extension() -> CppExtension:
     # Contraction to fused multiply-add would round differently on each instruction set.
     # GCC 12's own AVX-512 header trips its uninitialized warnings.
     compile_args = ["-O3", "-std=c++20", "-ffp-contract=off", "-g0"]
-    compile_args += ["-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
+    compile_args += [
+        "-Wall",
+        "-Wno-uninitialized",
+        "-Wno-maybe-uninitialized",
+        "-Wno-unknown-pragmas",
+    ]
     link_args = ["-Wl,-z,now", "-Wl,--exclude-libs,ALL"]
     macros: list[tuple[str, str | None]] = []
     library_dirs, libraries = [], []

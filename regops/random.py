@@ -43,9 +43,7 @@ def key(seed: int, offset: int = 0, device: torch.device | str = "cpu") -> Tenso
     )
 
 
-def new_key(
-    device: torch.device | str = "cpu", generator: Generator | None = None
-) -> Tensor:
+def new_key(device: torch.device | str = "cpu", generator: Generator | None = None) -> Tensor:
     """A fresh key from torch's random state, as an op makes one when it is given none.
 
     Advances the generator, so `torch.manual_seed` makes the sequence of keys reproducible.

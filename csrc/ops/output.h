@@ -17,14 +17,15 @@ constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
 // An uninitialised tensor with the layout that torch's elementwise ops would give it.
 //
-// Allocators hand out large blocks as fresh pages, and the first write to each 4 KiB page then costs
-// a fault: more than all else that a memory-bound op does (16M fp32, 2 cores: 8 ms of faults for
-// 2 ms of work). Asking for 2 MiB pages leaves 1/512 of them. Where the system refuses, no harm.
+// From 32 MiB on, malloc hands out fresh pages every time, and the first write to each 4 KiB page
+// costs a fault: more than all else that a memory-bound op does. Asking for 2 MiB pages leaves 1/512
+// of the faults. Where the system refuses, no harm.
 inline at::Tensor empty_output(const at::Tensor& input) {
   at::Tensor output = at::empty_like(input);
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-  if (output.is_cpu() && output.nbytes() >= 2 * kHugePage) {
+  constexpr size_t kAlwaysFresh = size_t{32} << 20;
+  if (output.is_cpu() && output.nbytes() >= kAlwaysFresh) {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(output.mutable_data_ptr());
     const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
     const uintptr_t last = (begin + output.nbytes()) / kHugePage * kHugePage;

@@ -30,7 +30,7 @@ def dropout(
     `torch.nn.functional.dropout` with these differences:
 
     - The mask is a function of the key and of each element's logical (row-major) index alone: not
-      of device, thread count, dtype, memory layout or compilation. `docs/randomness.md` has the map.
+      of device, thread count, dtype, memory layout or compilation (`docs/randomness.md`).
     - p has 16 bits (32 where p < 2^-16 or p > 1 - 2^-16), and the scale belongs to the p so
       rounded, so that E[y] = x exactly. It is a float32 (float64 for float64 input), and the
       product is rounded once.
@@ -134,7 +134,11 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, None, int | None], input: Tensor, p: float, key: Tensor
+        info: Any,
+        in_dims: tuple[int | None, None, int | None],
+        input: Tensor,
+        p: float,
+        key: Tensor,
     ) -> tuple[Tensor, int]:
         """One call an example: each example's mask is that of its own logical indices."""
         inputs = _unstack(input, in_dims[0], info.batch_size)

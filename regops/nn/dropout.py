@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-import regops.functional as RF  # noqa: N812
+import regops.functional as RF
 
 
 class Dropout(nn.Module):

@@ -12,8 +12,8 @@ from regops.reference.philox import random_bits
 def threshold(p: float) -> tuple[int, int]:
     """The integer below which an element's random bits drop it, and how many bits they are.
 
-    threshold = round(2^16 p) of 16 bits; where 16 bits cannot tell p from 0 or 1, round(2^32 p) of 32,
-    and then at least 1 and at most 2^32 - 1.
+    threshold = round(2^16 p) of 16 bits; where 16 bits cannot tell p from 0 or 1, round(2^32 p) of
+    32, and then at least 1 and at most 2^32 - 1.
 
     Args:
         p: Drop probability, 0 < p < 1.
@@ -61,7 +61,7 @@ def dropout(
         key = new_key(input.device, generator)
     keep = keep_mask(key.to(input.device), input.shape, p)
     drop_below, bits = threshold(p) if p < 1.0 else (0, 16)
-    # One rounding: the scale is a float32, as is the product, which then rounds to the input's type.
+    # One rounding: the scale is a float32, so is the product, and that rounds to the input's type.
     compute = torch.promote_types(input.dtype, torch.float32)
     scale = torch.tensor(2.0**bits / (2**bits - drop_below), dtype=compute, device=input.device)
     scaled = (input.to(compute) * scale).to(input.dtype)

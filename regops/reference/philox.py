@@ -63,7 +63,7 @@ def philox4x32(key: Tensor, counter_low: Tensor, counter_high: Tensor) -> Tensor
     Returns:
         int64 tensor of the counters' shape and a last dimension of 4, of values in [0, 2^32).
     """
-    # Products of two 32-bit numbers may wrap into the sign: `>> 32` then smears it, `& _WORD` cleans.
+    # A product of two 32-bit numbers may wrap into the sign: `>> 32` smears it, `& _WORD` cleans.
     c0, c1 = counter_low & _WORD, counter_low >> 32 & _WORD
     c2 = (counter_high & _WORD).expand_as(c0)
     c3 = (counter_high >> 32 & _WORD).expand_as(c0)

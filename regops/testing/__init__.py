@@ -85,7 +85,7 @@ class OpSpec:
         cases: For tests.
         bench_cases: For benchmarks.
         tolerance: For each dtype, between the op and its reference.
-        bytes_moved: Bytes that the operation must read and write, from (numel, itemsize, direction).
+        bytes_moved: Bytes that must be read and written, from (numel, itemsize, direction).
         bytes_formula: The same in words, printed in reports.
     """
 

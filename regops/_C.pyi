@@ -1,0 +1,19 @@
+"""The compiled extension."""
+
+from typing import Any
+
+from torch import Generator, Tensor
+
+def dropout(
+    input: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    key: Tensor | None,
+    generator: Generator | None,
+) -> Tensor: ...
+def copy(input: Tensor) -> Tensor: ...
+def copy_(output: Tensor, input: Tensor) -> None: ...
+def build_info() -> dict[str, Any]: ...
+def philox_block(key: int, counter_low: int, counter_high: int) -> tuple[int, int, int, int]: ...
+def set_cpu_capability(name: str) -> None: ...
