@@ -104,7 +104,6 @@ def pytest_benchmark_update_json(
 ) -> None:
     output_json["regops"] = {
         "profile": _profile(config).name,
-        "threads": torch.get_num_threads(),
         "load_average": config.stash[_LOAD],
         "info": regops.info(),
         "not_timed": config.stash[_NOT_TIMED],
@@ -152,9 +151,9 @@ def _facts(place: _Place, outcome: Outcome) -> dict[str, Any]:
         "bytes_formula": point.spec.bytes_formula,
         "forward_peak_bytes": outcome.memory.peak if outcome.memory else None,
         "forward_to_backward_bytes": outcome.memory.state if outcome.memory else None,
-        "threads": torch.get_num_threads(),
+        "threads": info["threads"],
         "isa": info["cpu_capability"],
-        "regops": info["version"],
+        "regops": info["regops"],
         "torch": info["torch"],
         "python": info["python"],
     }

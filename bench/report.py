@@ -49,8 +49,8 @@ def cells(row: Row) -> list[str]:
 def markdown(summary: Summary) -> str:
     """The summary table, with what it was measured on."""
     lines = [
-        f"regops {summary.machine.get('version')}, torch {summary.machine.get('torch')}, "
-        f"{summary.machine.get('cpu')}, {summary.machine.get('threads')} threads, "
+        f"regops {summary.machine['regops']}, torch {summary.machine['torch']}, "
+        f"{summary.machine['processor']}, {summary.machine['threads']} threads, "
         f"profile {summary.profile}, {summary.created}",
         "",
         "| " + " | ".join(HEADINGS) + " |",

@@ -137,10 +137,8 @@ def _four_digits(value: float) -> float:
 def _machine(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     info, run = benchmark["machine_info"], benchmark["regops"]
     return {
-        "cpu": info["cpu"].get("brand_raw", info["processor"]),
-        "cores": info["cpu"].get("count"),
-        "threads": run["threads"],
-        "load_average_before": round(run["load_average"], 2),
         "system": f"{info['system']} {info['machine']}",
+        # Of the minute before: others' work on the same cores shows here.
+        "load_average_before": round(run["load_average"], 2),
         **run["info"],
     }

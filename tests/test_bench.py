@@ -212,17 +212,11 @@ def benchmark_json(medians: dict[str, float] = MEDIANS) -> dict[str, Any]:
     return {
         "datetime": "2026-01-01T00:00:00",
         "commit_info": {"id": "abc", "dirty": True},
-        "machine_info": {
-            "cpu": {"brand_raw": "A CPU", "count": 2},
-            "processor": "",
-            "system": "Linux",
-            "machine": "x86_64",
-        },
+        "machine_info": {"system": "Linux", "machine": "x86_64"},
         "regops": {
             "profile": "default",
-            "threads": 2,
             "load_average": 0.0,
-            "info": {"version": "1", "torch": "2"},
+            "info": {"regops": "1", "torch": "2", "processor": "A CPU", "threads": 2},
             "not_timed": {"test[dropout-x]": "other: other_library is not importable"},
         },
         "benchmarks": [
