@@ -4,7 +4,8 @@
 the order in which a run passes through them:
 
 - `profiles`: how much to time; `providers`: what; `verify`: that it is right before it is timed;
-- `timing`: rounds in which the providers take turns; `memory`: what forward keeps for backward;
+- `timing`: rounds in which the providers take turns; `neighbours`: whether others were busy then;
+  `memory`: what forward keeps for backward;
 - `measure`: all of that for one op, dtype and size; `conftest`: hands it to pytest-benchmark;
 - `summary`, `plots`, `report`: from pytest-benchmark's JSON to tables and a page; they never time;
 - `check`: the thresholds that a run must meet.

@@ -149,6 +149,7 @@ def _facts(place: _Place, outcome: Outcome) -> dict[str, Any]:
         "in_cache": point.case.in_cache,
         "bytes_moved": point.bytes_moved(place.direction),
         "bytes_formula": point.spec.bytes_formula,
+        "others_cpu_share": outcome.others[place.direction],
         "forward_peak_bytes": outcome.memory.peak if outcome.memory else None,
         "forward_to_backward_bytes": outcome.memory.state if outcome.memory else None,
         "threads": info["threads"],

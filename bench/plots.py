@@ -93,16 +93,13 @@ def _svg(name: str, draw: Callable[[Axes], None], rows: Sequence[Row]) -> str:
         draw(axes)
         axes.set_xticks([row.numel for row in rows], [row.size for row in rows])
         axes.minorticks_off()
-        axes.set_xlabel("elements")
         axes.grid(axis="y", color="#868e96", alpha=0.25, linewidth=0.7)
         cached = [row.numel for row in rows if row.in_cache]
         if cached:
             left = axes.get_xlim()[0]
             axes.axvspan(left, 1.6 * max(cached), color="#868e96", alpha=0.12, linewidth=0)
             axes.set_xlim(left=left)
-            axes.annotate(
-                "in cache", (0.02, 0.02), xycoords="axes fraction", fontsize=8, va="bottom"
-            )
+        axes.set_xlabel("elements (shaded: in cache)" if cached else "elements")
         axes.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

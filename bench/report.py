@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
+from bench.neighbours import DISTURBED
 from bench.plots import copy_share_against_size, seconds, time_against_size
 from bench.summary import Row, Summary, read, summarize, write
 
@@ -36,7 +36,7 @@ def cells(row: Row) -> list[str]:
         row.op,
         row.direction,
         row.dtype,
-        row.size + (" (in cache)" if row.in_cache else ""),
+        row.size + (" (in cache)" if row.in_cache else "") + (" (!)" if row.disturbed else ""),
         row.device,
         seconds(row.median["regops"]) if timed else "-",
         *(_times(row.speedup(rival)) for rival in ("eager", "compile")),
@@ -58,7 +58,7 @@ def markdown(summary: Summary) -> str:
     ]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in summary.rows]
     lines += [""] + [f"- {line}" for line in end_to_end_lines(summary)]
-    lines += [f"- not timed: {test}: {reason}" for test, reason in summary.not_timed.items()]
+    lines += [f"- {line}" for line in warnings(summary)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -67,12 +67,10 @@ def table(summary: Summary) -> Table:
     result = Table(title=f"regops benchmarks, profile {summary.profile}", title_justify="left")
     for index, heading in enumerate(HEADINGS):
         result.add_column(heading, justify="left" if index < _TEXT_COLUMNS else "right")
-    previous = None
-    for row in summary.rows:
-        if previous not in (None, (row.dtype, row.size)):
-            result.add_section()
-        previous = row.dtype, row.size
-        result.add_row(*cells(row))
+    for rows in _grouped(summary.rows, "op", "device", "dtype", "size"):
+        for row in rows:
+            result.add_row(*cells(row))
+        result.add_section()
     return result
 
 
@@ -88,6 +86,17 @@ def end_to_end_lines(summary: Summary) -> list[str]:
     ]
 
 
+def warnings(summary: Summary) -> list[str]:
+    """What a reader must know before believing the figures."""
+    lines = [f"not timed: {test}: {reason}" for test, reason in summary.not_timed.items()]
+    if any(row.disturbed for row in summary.rows):
+        lines.append(
+            f"(!) others used more than {DISTURBED:.0%} of the processor meanwhile, "
+            "so the ratios may be theirs"
+        )
+    return lines
+
+
 def html(summary: Summary) -> str:
     """The report as one page that loads nothing."""
     environment = jinja2.Environment(
@@ -98,8 +107,9 @@ def html(summary: Summary) -> str:
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        headings=HEADINGS,
-        text_columns=_TEXT_COLUMNS,
+        headings=[*HEADINGS[1:4], *HEADINGS[5:]],
+        text_columns=3,
+        warnings=warnings(summary),
         end_to_end=end_to_end_lines(summary),
         machine=[(name.replace("_", " "), _flat(value)) for name, value in summary.machine.items()],
         sections=[_section(rows) for rows in _grouped(summary.rows, "op", "device")],
@@ -111,7 +121,11 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
         "op": rows[0].op,
         "device": rows[0].device,
         "bytes_formula": rows[0].bytes_formula,
-        "rows": [{"cells": cells(row), "row": row} for row in rows],
+        # Op and device stand in the heading.
+        "blocks": [
+            [{"cells": [*cells(row)[1:4], *cells(row)[5:]], "row": row} for row in block]
+            for block in _grouped(rows, "dtype", "size")
+        ],
         "figures": [
             {
                 "direction": group[0].direction,
@@ -125,17 +139,17 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _grouped(rows: Iterable[Row], *by: str) -> list[list[Row]]:
-    # Stable within a group: sizes stay in the order in which they ran, smallest first.
-    ranks = {"forward": 0, "backward": 1, "full": 2}
-
-    def key(row: Row) -> list[Any]:
-        return [ranks.get(getattr(row, name), getattr(row, name)) for name in by]
-
-    return [list(group) for _, group in itertools.groupby(sorted(rows, key=key), key)]
+    """Rows that agree in some fields, groups and rows in the order of the run."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, name) for name in by), []).append(row)
+    return list(groups.values())
 
 
 def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}x"
+    if value is None:
+        return "-"
+    return f"{value:.3g}x" if value < 999.5 else f"{value:.0f}x"
 
 
 def _size(count: int | None) -> str:
@@ -190,10 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     # Redirected output has no width to fit; a table cut to 80 columns would lose its figures.
     wide = Console(width=200) if not console.is_terminal else console
     wide.print(table(summary))
-    for line in end_to_end_lines(summary):
-        console.print(line, highlight=False)
-    for test, reason in summary.not_timed.items():
-        console.print(f"not timed: {test}: {reason}", highlight=False, markup=False)
+    for line in end_to_end_lines(summary) + warnings(summary):
+        console.print(line, highlight=False, markup=False)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return page
 

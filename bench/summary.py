@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bench.neighbours import DISTURBED
+
 FORMAT = 1
 
 
@@ -24,6 +26,7 @@ class Row:
         median: Seconds of one call, by provider.
         iqr: Interquartile range of the same.
         rounds: Durations behind each median.
+        others: Share of the processor that other processes used meanwhile; None if unknown.
         peak: Bytes beyond the input that forward held at most, by provider.
         state: Bytes that forward keeps for backward besides its output, by provider.
     """
@@ -37,11 +40,17 @@ class Row:
     in_cache: bool
     bytes_moved: int
     bytes_formula: str
+    others: float | None = None
     median: dict[str, float] = field(default_factory=dict)
     iqr: dict[str, float] = field(default_factory=dict)
     rounds: dict[str, int] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others used so much of the processor that ratios may be theirs."""
+        return self.others is not None and self.others > DISTURBED
 
     @property
     def group(self) -> str:
@@ -91,6 +100,7 @@ def summarize(benchmark: Mapping[str, Any], end_to_end: dict[str, Any] | None) -
     for entry in benchmark["benchmarks"]:
         facts, stats = entry["extra_info"], entry["stats"]
         row = rows.setdefault(entry["group"], Row(**{name: facts[name] for name in row_fields}))
+        row.others = facts["others_cpu_share"]
         provider = facts["provider"]
         row.median[provider] = _four_digits(stats["median"])
         row.iqr[provider] = _four_digits(stats["iqr"])
@@ -100,7 +110,7 @@ def summarize(benchmark: Mapping[str, Any], end_to_end: dict[str, Any] | None) -
             row.state[provider] = facts["forward_to_backward_bytes"]
     commit = benchmark["commit_info"]
     return Summary(
-        created=benchmark["datetime"],
+        created=benchmark["datetime"][:16].replace("T", " ") + " UTC",
         commit=commit["id"] + ("-dirty" if commit["dirty"] else "") if commit.get("id") else "",
         profile=benchmark["regops"]["profile"],
         machine=_machine(benchmark),

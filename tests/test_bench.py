@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from bench import check, providers, report, timing
 from bench.bench_dropout import law, spec
 from bench.measure import Outcome, measure
 from bench.memory import forward_memory
+from bench.neighbours import OthersShare
 from bench.profiles import PROFILES, Profile
 from bench.providers import Peer, Point
 from bench.summary import Summary, read, summarize, write
@@ -176,6 +181,26 @@ def test_memory_is_what_the_allocator_gave(
     assert (memory.state, memory.peak) == (state, peak)
 
 
+def test_own_work_is_not_the_neighbours() -> None:
+    share = OthersShare()
+    end = time.perf_counter() + 0.3
+    while time.perf_counter() < end:
+        pass
+    own = share()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    time.sleep(0.3)
+    share = OthersShare()
+    time.sleep(1.0)
+    others = share()
+    busy.kill()
+    busy.wait()
+    if own is None or others is None:
+        pytest.skip("/proc/stat is Linux's")
+    # One core's worth, less what a busy machine keeps from the child.
+    assert others >= 0.4 / (os.cpu_count() or 1)
+    assert own < others
+
+
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_profiles_measure_something_of_every_op(profile: Profile) -> None:
     assert list(profile.points(spec, "cpu"))
@@ -202,6 +227,7 @@ def entry(direction: str, size: str, numel: int, provider: str, seconds: float) 
             "in_cache": numel < 1 << 22,
             "bytes_moved": 8 * numel,
             "bytes_formula": "read once, write once",
+            "others_cpu_share": 0.2 if size == "64k" else 0.01,
             "forward_peak_bytes": None if provider == "copy" else 4 * numel + 16,
             "forward_to_backward_bytes": None if provider == "copy" else 16,
         },
@@ -249,6 +275,7 @@ def test_the_summary_holds_the_medians_and_comes_back_from_its_file(
     assert row.speedup("eager") == pytest.approx(20, rel=1e-3)
     assert row.over_copy() == pytest.approx(1 / 0.9, rel=1e-3)
     assert row.state == {"eager": 16, "compile": 16, "regops": 16}
+    assert [row.disturbed for row in summary.rows] == [True, False, True, False]
     assert summary.commit == "abc-dirty"
     write(summary, tmp_path / "summary.json")
     assert read(tmp_path / "summary.json") == summary
@@ -269,7 +296,14 @@ def test_a_provider_that_was_not_timed_leaves_a_dash() -> None:
 
 def test_the_report_is_one_page_that_loads_nothing(summary: Summary) -> None:
     page = report.html(summary)
-    for must in ("20x", "in cache", "other_library is not importable", "97.0%", "A CPU"):
+    for must in (
+        "20x",
+        "in cache",
+        "(!) others used more than 10%",
+        "other_library is not importable",
+        "97.0%",
+        "A CPU",
+    ):
         assert must in page
     assert page.count("<svg") == 4
     for fetches in ("<script", "<link", "src=", "url(http", "@import", "<image"):
