@@ -36,7 +36,11 @@ class LiveProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
+            # A thread that refreshes the bar would take the interpreter from what is being timed.
+            auto_refresh=False,
             disable=not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -49,7 +53,7 @@ class LiveProgress:
         group = nodeid.partition("[")[2].rpartition("-")[0]
         if group != self._group:
             self._group = group
-            self._progress.update(self._task, description=group)
+            self._progress.update(self._task, description=group, refresh=True)
             if not self._console.is_terminal:
                 elapsed = time.perf_counter() - self._start
                 self._console.print(f"{elapsed:6.1f} s  {group}", highlight=False)
@@ -60,7 +64,7 @@ class LiveProgress:
             reason = str(report.longrepr[2] if report.skipped else report.longrepr)
             self._progress.console.print(f"{report.nodeid}\n{reason}", markup=False)
         if report.when == "teardown":
-            self._progress.advance(self._task)
+            self._progress.update(self._task, advance=1, refresh=True)
 
     def pytest_sessionfinish(self) -> None:
         """Removes the bar."""
@@ -82,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stale in (results, digits):
         stale.unlink(missing_ok=True)
 
-    console = Console()
+    # Its own handle on the terminal, because pytest captures the usual one while a test runs.
+    console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     status = int(
         pytest.main(
             [

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.report import load, warnings
 from bench.summary import Row, Summary
@@ -156,27 +155,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     summary = load(options.json)
     verdicts = list(judge(summary))
-    table = Table(title=f"ratio gate, {options.json}", title_justify="left")
-    for heading in ("", "benchmark", "measured", "threshold", "its source"):
-        table.add_column(heading, justify="right" if heading == "measured" else "left")
-    for verdict in verdicts:
-        table.add_row(
-            "[green]pass[/]" if verdict.met else "[bold red]MISS[/]",
-            verdict.row.group + (" (!)" if verdict.row.disturbed else ""),
-            f"{verdict.measured:.3g}x",
-            verdict.threshold.wording,
-            verdict.threshold.source,
-        )
-    console = Console(width=None if sys.stdout.isatty() else 220)
-    console.print(table)
-    judged = {verdict.threshold for verdict in verdicts}
+    console = Console(soft_wrap=True, highlight=False)
     for threshold in THRESHOLDS:
-        if threshold not in judged:
-            console.print(f"no row for: {threshold.scope}: {threshold.wording}", highlight=False)
+        console.print(f"[bold]{threshold.scope}: {threshold.wording}[/]\n  ({threshold.source})")
+        for verdict in verdicts:
+            if verdict.threshold is threshold:
+                word = "[green]pass[/]" if verdict.met else "[bold red]MISS[/]"
+                mark = " (!)" if verdict.row.disturbed else ""
+                console.print(f"  {word} {verdict.measured:7.4g}x  {verdict.row.group}{mark}")
+        if threshold not in {verdict.threshold for verdict in verdicts}:
+            console.print("  no row in this run")
     for line in warnings(summary):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, markup=False)
     misses = [verdict for verdict in verdicts if not verdict.met]
-    console.print(f"{len(verdicts) - len(misses)} of {len(verdicts)} met", highlight=False)
+    console.print(f"{len(verdicts) - len(misses)} of {len(verdicts)} met")
     if misses or any(test.endswith("-regops]") for test in summary.not_timed):
         return 1
     return 0 if verdicts else 2

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,10 +22,13 @@ from bench.plots import copy_share_against_size, seconds, time_against_size
 from bench.summary import Row, Summary, read, summarize, write
 
 HEADINGS = (
-    "op", "direction", "dtype", "size", "device", "regops", "vs eager", "vs compile",
-    "vs copy", "GB/s", "state eager", "state regops",
+    "op", "device", "direction", "dtype", "size", "regops", "vs eager", "vs compile",
+    "vs copy", "GB/s", "state, eager > regops",
 )  # fmt: skip
 _TEXT_COLUMNS = 5
+# Where op and device stand in a title, a table begins here.
+_TITLED = 2
+_IN_CACHE = " (in cache)"
 
 
 def cells(row: Row) -> list[str]:
@@ -34,15 +38,15 @@ def cells(row: Row) -> list[str]:
     timed = "regops" in row.median
     return [
         row.op,
+        row.device,
         row.direction,
         row.dtype,
-        row.size + (" (in cache)" if row.in_cache else "") + (" (!)" if row.disturbed else ""),
-        row.device,
+        row.size + (_IN_CACHE if row.in_cache else "") + (" (!)" if row.disturbed else ""),
         seconds(row.median["regops"]) if timed else "-",
         *(_times(row.speedup(rival)) for rival in ("eager", "compile")),
         copy,
         f"{row.gb_per_s('regops'):.3g}" if timed else "-",
-        *(_size(row.state.get(name)) for name in ("eager", "regops")),
+        " > ".join(_size(row.state.get(name)) for name in ("eager", "regops")),
     ]
 
 
@@ -62,16 +66,27 @@ def markdown(summary: Summary) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def table(summary: Summary) -> Table:
-    """The summary table for a terminal."""
-    result = Table(title=f"regops benchmarks, profile {summary.profile}", title_justify="left")
-    for index, heading in enumerate(HEADINGS):
-        result.add_column(heading, justify="left" if index < _TEXT_COLUMNS else "right")
-    for rows in _grouped(summary.rows, "op", "device", "dtype", "size"):
-        for row in rows:
-            result.add_row(*cells(row))
-        result.add_section()
-    return result
+def tables(summary: Summary) -> list[Table]:
+    """The summary table for a terminal, an op and device at a time, to fit 100 columns."""
+    return [_terminal_table(rows) for rows in _grouped(summary.rows, "op", "device")]
+
+
+def _terminal_table(rows: Sequence[Row]) -> Table:
+    table = Table(
+        title=f"{rows[0].op}, {rows[0].device}",
+        title_justify="left",
+        caption="* in cache: says nothing about memory",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for index, heading in enumerate(HEADINGS[_TITLED:], _TITLED):
+        table.add_column(heading, justify="left" if index < _TEXT_COLUMNS else "right")
+    for block in _grouped(rows, "dtype", "size"):
+        for row in block:
+            table.add_row(*(cell.replace(_IN_CACHE, " *") for cell in cells(row)[_TITLED:]))
+        table.add_section()
+    return table
 
 
 def end_to_end_lines(summary: Summary) -> list[str]:
@@ -107,8 +122,8 @@ def html(summary: Summary) -> str:
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        headings=[*HEADINGS[1:4], *HEADINGS[5:]],
-        text_columns=3,
+        headings=HEADINGS[_TITLED:],
+        text_columns=_TEXT_COLUMNS - _TITLED,
         warnings=warnings(summary),
         end_to_end=end_to_end_lines(summary),
         machine=[(name.replace("_", " "), _flat(value)) for name, value in summary.machine.items()],
@@ -121,9 +136,8 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
         "op": rows[0].op,
         "device": rows[0].device,
         "bytes_formula": rows[0].bytes_formula,
-        # Op and device stand in the heading.
         "blocks": [
-            [{"cells": [*cells(row)[1:4], *cells(row)[5:]], "row": row} for row in block]
+            [{"cells": cells(row)[_TITLED:], "row": row} for row in block]
             for block in _grouped(rows, "dtype", "size")
         ],
         "figures": [
@@ -202,10 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     page.write_text(html(summary))
     console = Console()
     # Redirected output has no width to fit; a table cut to 80 columns would lose its figures.
-    wide = Console(width=200) if not console.is_terminal else console
-    wide.print(table(summary))
+    wide = console if console.is_terminal else Console(width=120)
+    for table in tables(summary):
+        wide.print(table)
     for line in end_to_end_lines(summary) + warnings(summary):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return page
 
