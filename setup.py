@@ -145,7 +145,7 @@ def extension() -> CppExtension:
     macros: list[tuple[str, str | None]] = []
     library_dirs, libraries = [], []
     if sanitizers := os.environ.get("REGOPS_SANITIZE"):
-        compile_args += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g1"]
+        compile_args += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-O1", "-g1"]
         link_args += [f"-fsanitize={sanitizers}"]
     if home := cuda_home():
         macros += [

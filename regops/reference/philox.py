@@ -80,7 +80,7 @@ def philox4x32(key: Tensor, counter_low: Tensor, counter_high: Tensor) -> Tensor
     return torch.stack([c0, c1, c2, c3], dim=-1)
 
 
-def random_bits(key: Tensor, numel: int, bits: int) -> Tensor:
+def random_bits(key: Tensor, numel: int, bits: int, first: int = 0) -> Tensor:
     """The random bits that are each element's own.
 
     Element i takes half-word i mod 8 of block i div 8, or, of 32 bits, word i mod 4 of block
@@ -90,16 +90,19 @@ def random_bits(key: Tensor, numel: int, bits: int) -> Tensor:
         key: int64 of shape (2,): seed and offset.
         numel: Number of elements.
         bits: 16 or 32.
+        first: Index of the first element.
 
     Returns:
         int64 tensor of `numel` values in [0, 2^bits).
     """
     per_block = 128 // bits
-    blocks = torch.arange(-(-numel // per_block), device=key.device)
+    start = first // per_block
+    blocks = torch.arange(start, -(-(first + numel) // per_block), device=key.device)
     words = philox4x32(key[0] ^ DOMAIN_VARIATES, blocks, key[1])
     if bits == 16:
         words = torch.stack([words & 0xFFFF, words >> 16], dim=-1)
-    return words.reshape(-1)[:numel]
+    skipped = first - start * per_block
+    return words.reshape(-1)[skipped : skipped + numel]
 
 
 def fold_in(key: Tensor, data: int) -> Tensor:

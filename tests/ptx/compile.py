@@ -1,0 +1,200 @@
+"""Compiles CUDA sources to PTX and to a host library whose launches go to the interpreter.
+
+Results are kept under build/ptx/, named by a hash of all that they depend on, so that a second run
+compiles only what changed. A lock file for each keeps parallel test processes from doing the same
+work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from .parser import Module, parse_module
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "build" / "ptx"
+ARCHITECTURE = "compute_90"
+_RUNTIME = Path(__file__).with_name("fake_cudart.c")
+_INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.M)
+
+
+class NvccNotFound(Exception):  # noqa: N818
+    """There is no nvcc on this machine."""
+
+
+class CompileError(Exception):
+    """A compiler refused a source; the message is the compiler's."""
+
+
+@dataclass(frozen=True)
+class CompiledLibrary:
+    """The PTX of some CUDA sources, and their host code as a shared library."""
+
+    ptx: tuple[Path, ...]
+    shared_object: Path
+
+    @cached_property
+    def module(self) -> Module:
+        """All kernels and variables of the sources."""
+        whole = Module()
+        for path in self.ptx:
+            part = parse_module(path.read_text())
+            for name in part.variables.keys() & whole.variables.keys():
+                if part.variables[name].space != "shared":
+                    raise CompileError(f"{path}: variable {name} of two sources")
+            whole.kernels.update(part.kernels)
+            whole.variables.update(part.variables)
+            whole.functions.update(part.functions)
+        return whole
+
+    @property
+    def kernels(self) -> set[str]:
+        """Names of all kernels, mangled."""
+        return set(self.module.kernels)
+
+
+def find_nvcc() -> Path:
+    """$CUDA_HOME/bin/nvcc, else nvcc on PATH, else /usr/local/cuda/bin/nvcc."""
+    candidates = [Path("/usr/local/cuda/bin/nvcc")]
+    if on_path := shutil.which("nvcc"):
+        candidates.insert(0, Path(on_path))
+    if home := os.environ.get("CUDA_HOME"):
+        candidates.insert(0, Path(home) / "bin" / "nvcc")
+    for candidate in candidates:
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate
+    raise NvccNotFound("no nvcc in $CUDA_HOME/bin, on PATH or in /usr/local/cuda/bin")
+
+
+def require_nvcc() -> Path:
+    """Skips the calling test where nvcc is missing."""
+    import pytest
+
+    try:
+        return find_nvcc()
+    except NvccNotFound as reason:
+        pytest.skip(f"CUDA sources cannot be compiled here: {reason}")
+
+
+def compile_cuda(
+    sources: Sequence[Path], include: Sequence[Path] = (), flags: Sequence[str] = ()
+) -> CompiledLibrary:
+    """Compiles sources into one library.
+
+    Args:
+        sources: `.cu` files.
+        include: folders for `-I`.
+        flags: further options for nvcc.
+
+    Raises:
+        NvccNotFound: there is no nvcc.
+        CompileError: a source does not compile, or calls a runtime function that the stand-in
+            lacks.
+    """
+    nvcc = find_nvcc()
+    sources = [Path(source).resolve() for source in sources]
+    include = [Path(folder).resolve() for folder in include]
+    options = ["-O3", "-std=c++17", "-lineinfo", *flags, *(f"-I{folder}" for folder in include)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        units = list(
+            pool.map(lambda source: _compile_unit(nvcc, source, include, options), sources)
+        )
+    key = _hash(str(_RUNTIME.read_bytes()), *(unit.name for unit in units))
+
+    def link(folder: Path) -> None:
+        # -z defs: a missing runtime function is an error now, not when a launcher runs.
+        # -Bsymbolic: another CUDA runtime in the process must not take the stand-in's place.
+        _call("gcc", "-O2", "-fPIC", "-c", str(_RUNTIME), "-o", str(folder / "runtime.o"))
+        objects = [str(unit / "unit.o") for unit in units] + [str(folder / "runtime.o")]
+        strict = ["-Wl,-z,defs", "-Wl,-Bsymbolic"]
+        _call("g++", "-shared", *strict, *objects, "-o", str(folder / "library.so"))
+
+    folder = _build_once(key, link)
+    return CompiledLibrary(tuple(unit / "unit.ptx" for unit in units), folder / "library.so")
+
+
+def _compile_unit(nvcc: Path, source: Path, include: list[Path], options: list[str]) -> Path:
+    files = sorted(_dependencies(source, include))
+    contents = [f"{path}\0{path.read_text()}" for path in files]
+    key = _hash(_version(nvcc), ARCHITECTURE, *options, str(source), *contents)
+
+    def build(folder: Path) -> None:
+        # Only PTX goes into the object: assembling it for a GPU would take longer and is not looked
+        # at.
+        target = ["-gencode", f"arch={ARCHITECTURE},code={ARCHITECTURE}", "-Xcompiler", "-fPIC"]
+        keep = ["--keep", "--keep-dir", str(folder)]
+        command = [str(nvcc), *options, *target, *keep, "-c", str(source), "-o"]
+        _call(*command, str(folder / "unit.o"))
+        (folder / f"{source.stem}.ptx").rename(folder / "unit.ptx")
+        for path in folder.iterdir():
+            if path.name not in ("unit.o", "unit.ptx"):
+                path.unlink()
+
+    return _build_once(key, build)
+
+
+def _dependencies(source: Path, include: list[Path]) -> set[Path]:
+    """A source and the project's headers that it includes, directly or not."""
+    found, front = set(), [source]
+    while front:
+        path = front.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in _INCLUDE.findall(path.read_text()):
+            front += [
+                (folder / name).resolve()
+                for folder in (path.parent, *include)
+                if (folder / name).is_file()
+            ]
+    return found
+
+
+@cache
+def _version(nvcc: Path) -> str:
+    return subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+
+
+def _build_once(key: str, build: Callable[[Path], None]) -> Path:
+    """Runs `build` on a new folder unless this key has one; a failed build leaves nothing."""
+    final = CACHE / key
+    if final.is_dir():
+        return final
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _locked(CACHE / f"{key}.lock"):
+        if not final.is_dir():
+            with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+                work = Path(temporary) / "work"
+                work.mkdir()
+                build(work)
+                work.rename(final)
+    return final
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CompileError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -1,0 +1,15 @@
+"""The instructions that the interpreter knows; importing this package registers them all."""
+
+from . import atomics, bits, compare, control, convert, floating, integer, transfer, warp
+
+__all__ = [
+    "atomics",
+    "bits",
+    "compare",
+    "control",
+    "convert",
+    "floating",
+    "integer",
+    "transfer",
+    "warp",
+]

@@ -1,0 +1,129 @@
+"""Every barrier is needed, and the tests would notice its loss: each one is removed in turn.
+
+A kernel file with a barrier needs a driver here, which runs its kernels on shapes that reach every
+barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ptx import Device, DeviceError, compile_cuda, require_nvcc
+from tests.ptx.compile import CACHE
+from tests.ptx.mutation import Mutant, barriers, without_each_barrier
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "tests" / "ptx" / "samples"
+CUDA = ROOT / "csrc" / "cuda"
+
+
+@dataclass(frozen=True)
+class Driver:
+    """How to notice a missing barrier.
+
+    Attributes:
+        include: folder for `-I`; the other paths are relative to it.
+        files: sources to compile, and the headers with barriers that they use.
+        run: runs the kernels and asserts that their results are right.
+    """
+
+    include: Path
+    files: tuple[str, ...]
+    run: Callable[[Device], None]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.include / file for file in self.files]
+
+    def check(self, files: list[Path], include: list[Path]) -> None:
+        """Compiles files, originals or copies, and runs their kernels."""
+        sources = [file for file in files if file.suffix == ".cu"]
+        self.run(Device(compile_cuda(sources, [*include, self.include])))
+
+
+def run_block_reduce(device: Device) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 1000)).astype(np.float32)
+    means, deviations = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    pointers = [device.register(array) for array in (means, deviations, x)]
+    assert device.call("run_row_moments", *pointers, *x.shape) == 0
+    # Sums of 1000 float32 terms by a tree: an error of some 2^-24 of the sum of their sizes.
+    np.testing.assert_allclose(means, x.mean(1, dtype=np.float64), atol=1e-6)
+    np.testing.assert_allclose(deviations, x.var(1, dtype=np.float64) * 1000, rtol=1e-5)
+    values = rng.standard_normal(256).astype(np.float32)
+    out = np.zeros_like(values)
+    assert (
+        device.call("run_reverse_in_warps", device.register(out), device.register(values), 3) == 0
+    )
+    np.testing.assert_array_equal(out, values.reshape(8, 32)[:, ::-1].ravel())
+
+
+DRIVERS = {
+    "block_reduce": Driver(SAMPLES, ("block_reduce.cu", "block_reduce.cuh"), run_block_reduce),
+}
+
+
+def mutants(name: str) -> list[Mutant]:
+    """Mutants of a driver's files, at a fixed place, so that a second run finds them compiled."""
+    driver = DRIVERS[name]
+    return list(without_each_barrier(driver.paths, driver.include, CACHE / "mutants" / name))
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_original_passes(name):
+    require_nvcc()
+    driver = DRIVERS[name]
+    driver.check(driver.paths, [])
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_every_dropped_barrier_is_noticed(name):
+    require_nvcc()
+    driver = DRIVERS[name]
+    unnoticed = []
+    for mutant in mutants(name):
+        copy = mutant.sources[0].parents[len(Path(driver.files[0]).parts) - 1]
+        try:
+            driver.check(list(mutant.sources), [copy])
+        except (DeviceError, AssertionError):
+            continue
+        unnoticed.append(f"{mutant.file}:{mutant.line}: {mutant.barrier}")
+    assert not unnoticed, "these barriers can go without any test failing"
+
+
+def test_sample_has_all_kinds_of_barriers():
+    found = mutants("block_reduce")
+    assert (
+        sorted(mutant.barrier for mutant in found)
+        == ["__syncthreads();"] * 2 + ["__syncwarp();"] * 2
+    )
+    for mutant in found:
+        originals = [path.read_text() for path in DRIVERS["block_reduce"].paths]
+        copies = [path.read_text() for path in mutant.sources]
+        changed = [a for a, b in zip(originals, copies, strict=True) if a != b]
+        assert changed == [mutant.file.read_text()]
+
+
+def test_barriers_in_comments_do_not_count():
+    assert barriers("// __syncthreads();\n/* __syncwarp();\n */ f();") == []
+    assert len(barriers("__syncthreads(); // __syncthreads();\n__syncwarp(mask);")) == 2
+
+
+def without_driver(files: list[Path]) -> list[Path]:
+    driven = {path for driver in DRIVERS.values() for path in driver.paths}
+    return [file for file in files if barriers(file.read_text()) and file not in driven]
+
+
+def test_every_project_kernel_with_a_barrier_has_a_driver():
+    files = sorted(path for pattern in ("*.cu", "*.cuh") for path in CUDA.glob(pattern))
+    assert without_driver(files) == []
+
+
+def test_missing_driver_is_noticed():
+    assert without_driver(sorted(SAMPLES.glob("*.cuh"))) == []
+    assert SAMPLES / "legal.cu" in without_driver(sorted(SAMPLES.glob("*.cu")))
