@@ -167,8 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("  no row in this run")
     for line in warnings(summary):
         console.print(line, markup=False)
+    marked = sum(verdict.row.disturbed for verdict in verdicts)
     misses = [verdict for verdict in verdicts if not verdict.met]
-    console.print(f"{len(verdicts) - len(misses)} of {len(verdicts)} met")
+    console.print(
+        f"{len(verdicts) - len(misses)} of {len(verdicts)} met"
+        + (f"; {marked} of them judged on rows marked (!)" if marked else "")
+    )
     if misses or any(test.endswith("-regops]") for test in summary.not_timed):
         return 1
     return 0 if verdicts else 2

@@ -16,6 +16,7 @@ import torch
 
 import regops
 from bench.measure import Outcome, measure
+from bench.neighbours import Patience
 from bench.profiles import PROFILES, Profile
 from bench.providers import DIRECTIONS, PEERS, Point, names
 from bench.timing import replay_timer
@@ -23,6 +24,7 @@ from bench.verify import Law
 from regops.testing import Direction
 
 _NOT_TIMED = pytest.StashKey[dict[str, str]]()
+_PATIENCE = pytest.StashKey[Patience]()
 _LOAD = pytest.StashKey[float]()
 _MEASURED = pytest.StashKey[dict[Point, dict[str, Outcome]]]()
 
@@ -53,6 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOT_TIMED] = {}
     config.stash[_MEASURED] = {}
+    config.stash[_PATIENCE] = Patience()
     config.stash[_LOAD] = os.getloadavg()[0]
 
 
@@ -129,7 +132,7 @@ def _measured(config: pytest.Config, point: Point, law: Law | None) -> dict[str,
     if point not in measured:
         providers = names(point.spec.name, point.device)
         present = [name for name in providers if not _absent(point, name)]
-        measured[point] = measure(point, present, _profile(config), law)
+        measured[point] = measure(point, present, _profile(config), law, config.stash[_PATIENCE])
     return measured[point]
 
 

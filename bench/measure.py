@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.memory import Memory, forward_memory
-from bench.neighbours import DISTURBED, OthersShare
+from bench.neighbours import DISTURBED, OthersShare, Patience
 from bench.profiles import Profile
 from bench.providers import (
     DIRECTIONS,
@@ -24,9 +25,6 @@ from bench.providers import (
 from bench.timing import Clock, CudaClock, Recorded, Run, cpu_clock, interleave
 from bench.verify import Law, verify, verify_copy
 from regops.testing import Direction, make_input
-
-# More would double the run on a machine that is never quiet; the report marks such rows instead.
-ATTEMPTS = 2
 
 
 @dataclass
@@ -47,7 +45,11 @@ class Outcome:
 
 
 def measure(
-    point: Point, providers: Iterable[str], profile: Profile, law: Law | None
+    point: Point,
+    providers: Iterable[str],
+    profile: Profile,
+    law: Law | None,
+    patience: Patience,
 ) -> dict[str, Outcome]:
     """Verifies and times the providers of a point.
 
@@ -59,6 +61,7 @@ def measure(
         providers: Names, as in `bench.providers.names`.
         profile: How long to measure.
         law: See `bench.verify`.
+        patience: What is left of it to time again.
     """
     x = make_input(point.case.shape, point.dtype, point.device).requires_grad_()
     outcomes: dict[str, Outcome] = {}
@@ -72,7 +75,7 @@ def measure(
     for direction in DIRECTIONS:
         turns = {name: by_direction[direction] for name, by_direction in timed.items()}
         if turns:
-            recorded, others = _time(turns, _clock(point), profile)
+            recorded, others = _time(turns, _clock(point), profile, patience)
             for name, durations in recorded.items():
                 outcomes[name].recorded[direction] = durations
                 outcomes[name].others[direction] = others
@@ -80,11 +83,12 @@ def measure(
 
 
 def _time(
-    turns: dict[str, Run], clock: Clock, profile: Profile
+    turns: dict[str, Run], clock: Clock, profile: Profile, patience: Patience
 ) -> tuple[dict[str, Recorded], float | None]:
-    """The durations, taken again if others were busy; the quieter attempt counts, as a whole."""
+    """The durations, taken again while others are busy; the quietest attempt counts, as a whole."""
     attempts = []
-    for _ in range(ATTEMPTS):
+    while True:
+        start = time.perf_counter()
         share = OthersShare()
         recorded = interleave(
             turns,
@@ -95,9 +99,10 @@ def _time(
         )
         others = share()
         attempts.append((recorded, others))
-        if others is None or others <= DISTURBED:
-            break
-    return min(attempts, key=lambda attempt: attempt[1] or 0.0)
+        seconds = time.perf_counter() - start
+        if others is None or others <= DISTURBED or patience.seconds_left < seconds:
+            return min(attempts, key=lambda attempt: attempt[1] or 0.0)
+        patience.seconds_left -= seconds
 
 
 def _prepare(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 # Medians stand as long as fewer than half of the turns are hit. On two cores one busy neighbour
@@ -16,6 +17,17 @@ from pathlib import Path
 DISTURBED = 0.1
 
 _STAT = Path("/proc/stat")
+
+
+@dataclass
+class Patience:
+    """Seconds that a whole run may spend on timing again what others disturbed.
+
+    Enough for a passing disturbance; a machine that is never quiet gets a run of bounded length
+    with marked rows.
+    """
+
+    seconds_left: float = 60.0
 
 
 class OthersShare:
