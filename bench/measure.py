@@ -114,9 +114,7 @@ def _prepare(
             verify_copy(copy, source)
         return copy_runs(copy, sources)
     call: Call = build(name, point)
-    with torch.no_grad():
-        shape = call(x).shape
-    grad = make_input(tuple(shape), point.dtype, point.device, seed=1)
+    grad = make_input(tuple(call(x).shape), point.dtype, point.device, seed=1)
     verify(name, call, point, x, grad, law)
     outcome.memory = forward_memory(call, x)
     return runs(call, x, grad)
