@@ -1,5 +1,5 @@
-// A dense tensor whose memory order is not its logical (row-major) order, in a form that kernels can
-// walk: channels_last, transposes and any other permutation.
+// A dense tensor whose memory order is not its logical (row-major) order, in a form that kernels
+// can walk: channels_last, transposes and any other permutation.
 //
 // Random masks belong to logical indices, and memory wants to be walked in memory order. The
 // dimension of logical stride 1 ("rows") is where one Philox block serves 8 neighbours; the
@@ -14,9 +14,9 @@ namespace regops {
 constexpr int kMaxOuterDims = 4;
 
 struct PermutedLayout {
-  int64_t rows, row_memory;                 // logical stride 1, memory stride row_memory
+  int64_t rows, row_memory;                        // logical stride 1, memory stride row_memory
   int64_t columns, column_memory, column_logical;  // column_memory is 1 unless row_memory is
-  int64_t outer;                            // product of outer_size
+  int64_t outer;                                   // product of outer_size
   int outer_dims;
   int64_t outer_size[kMaxOuterDims];
   int64_t outer_memory[kMaxOuterDims];
@@ -30,8 +30,7 @@ struct OuterOrigin {
 #ifdef __CUDACC__
 __host__ __device__
 #endif
-    inline OuterOrigin
-    outer_origin(const PermutedLayout& layout, int64_t index) {
+    inline OuterOrigin outer_origin(const PermutedLayout& layout, int64_t index) {
   OuterOrigin origin = {0, 0};
   for (int d = layout.outer_dims - 1; d >= 0; --d) {
     const int64_t i = index % layout.outer_size[d];

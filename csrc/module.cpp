@@ -1,6 +1,7 @@
 // The Python module regops._C: fast eager entries to the ops, and facts about the build.
 //
-// The ops themselves are registered with torch's dispatcher when this library loads (torch.ops.regops).
+// The ops themselves are registered with torch's dispatcher when this library loads
+// (torch.ops.regops).
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
@@ -18,8 +19,8 @@ namespace {
 
 py::dict build_info() {
   py::list compiled;
-  for (const auto isa : {regops::cpu::Isa::baseline, regops::cpu::Isa::avx2,
-                         regops::cpu::Isa::avx512}) {
+  for (const auto isa :
+       {regops::cpu::Isa::baseline, regops::cpu::Isa::avx2, regops::cpu::Isa::avx512}) {
     if (regops::cpu::isa_supported(isa)) compiled.append(regops::cpu::isa_name(isa));
   }
   py::dict info;

@@ -43,6 +43,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves what judges the whole run to its end."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says what this machine could not test."""
     if "cuda" not in DEVICES:

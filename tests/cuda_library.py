@@ -17,13 +17,18 @@ def library() -> CompiledLibrary:
     return compile_cuda(SOURCES, include=[ROOT / "csrc"])
 
 
-@functools.cache
-def launched_kernels() -> set[str]:
-    """Names of the kernels that any test has launched in this process."""
-    return set()
+LAUNCHED: set[str] = set()
+"""Names of the kernels that any test has launched in this process."""
 
 
 def interpreted() -> Device:
     """An interpreted device with the project's kernels; skips the test where nvcc is missing."""
     require_nvcc()
     return Device(library())
+
+
+def call(device: Device, launcher: str, *arguments: object) -> None:
+    """Calls a launcher that must succeed, and notes the kernels that it launched."""
+    error = device.call(launcher, *arguments)
+    LAUNCHED.update(device.launched)
+    assert error == 0

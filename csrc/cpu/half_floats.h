@@ -18,9 +18,9 @@ static inline __attribute__((always_inline)) float to_float(BFloat16 value) {
   return float_from_bits(static_cast<uint32_t>(value.bits) << 16);
 }
 
-// Rounds the product of a bfloat16 and a finite number. Such a product is nan only when the bfloat16
-// is, and then its lower 16 bits are 0, so rounding cannot carry a nan into an infinity: the test
-// that a general conversion needs (3 instructions an element) is left out.
+// Rounds the product of a bfloat16 and a finite number. Such a product is nan only when the
+// bfloat16 is, and then its lower 16 bits are 0, so rounding cannot carry a nan into an infinity:
+// the test that a general conversion needs (3 instructions an element) is left out.
 static inline __attribute__((always_inline)) BFloat16 round_scaled_bfloat16(float value) {
   const uint32_t bits = bits_from_float(value);
   return {static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16)};
@@ -35,8 +35,8 @@ static inline __attribute__((always_inline)) float to_float(Half value) {
   const uint32_t quiet = magnitude > 0x7C00u ? 0x00400000u : 0u;
   // 2^112 moves the exponent's bias from 15 to 127, and turns subnormals into normals on the way.
   const float scaled = float_from_bits(magnitude << 13) * 0x1p112f;
-  const uint32_t bits = special != 0u ? ((magnitude << 13) | special | quiet | 0x0F800000u)
-                                      : bits_from_float(scaled);
+  const uint32_t bits =
+      special != 0u ? ((magnitude << 13) | special | quiet | 0x0F800000u) : bits_from_float(scaled);
   return float_from_bits(sign | bits);
 }
 

@@ -81,7 +81,8 @@ Isa isa_from_name(const char* name) {
   for (const Isa isa : kAll) {
     if (std::string(name) == isa_name(isa)) return isa;
   }
-  throw std::runtime_error(std::string("regops: instruction set must be baseline, avx2 or avx512, got ") + name);
+  throw std::runtime_error(
+      std::string("regops: instruction set must be baseline, avx2 or avx512, got ") + name);
 }
 
 }  // namespace regops::cpu

@@ -2,8 +2,8 @@
 //
 // A lane is 64 bits wide and holds one 32-bit word, so a product needs no rearranging: 6 vector
 // instructions a round (2 products, 2 shifts, 2 three-way xors). On an AVX-512 machine this takes
-// 0.10 ns for 8 elements' worth of half-words a core; the same loop in plain scalar code, which GCC 12
-// vectorizes over 32-bit lanes, took 4 times as long, hence the one intrinsic for the product.
+// 0.10 ns for 8 elements' worth of half-words a core; the same loop in plain scalar code, which GCC
+// 12 vectorizes over 32-bit lanes, took 4 times as long, hence the one intrinsic for the product.
 
 namespace regops::cpu::REGOPS_ISA {
 

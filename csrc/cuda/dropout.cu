@@ -2,8 +2,8 @@
 //
 // A thread owns vectors of 16 bytes and makes the random bits for them in registers while their
 // loads are in flight. In fp32 (fp64) 2 (4) neighbouring threads make the same Philox block and use
-// a part of it each: trading words by shuffles would save integer work of which these kernels, bound
-// by memory with 4 (8) bytes an element, have plenty.
+// a part of it each: trading words by shuffles would save integer work of which these kernels,
+// bound by memory with 4 (8) bytes an element, have plenty.
 #include "cuda/dropout.h"
 
 #include <algorithm>

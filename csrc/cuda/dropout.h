@@ -11,9 +11,8 @@ extern "C" {
 
 // n contiguous elements whose logical indices are first_index, first_index + 1, ...
 // `output` may be `input`.
-int regops_dropout_cuda(int dtype, const void* input, void* output, int64_t n,
-                        uint64_t first_index, const regops::CudaKey* key,
-                        const regops::DropoutRule* rule, void* stream);
+int regops_dropout_cuda(int dtype, const void* input, void* output, int64_t n, uint64_t first_index,
+                        const regops::CudaKey* key, const regops::DropoutRule* rule, void* stream);
 
 // A dense tensor in another memory order.
 int regops_dropout_permuted_cuda(int dtype, const void* input, void* output,

@@ -47,6 +47,6 @@ extern "C" int regops_philox_cuda(const uint64_t* keys, const uint64_t* counters
   constexpr int kThreads = 128;
   const unsigned blocks = static_cast<unsigned>((n + kThreads - 1) / kThreads);
   regops::philox_blocks<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(keys, counters,
-                                                                                  words, n);
+                                                                                    words, n);
   return static_cast<int>(cudaGetLastError());
 }

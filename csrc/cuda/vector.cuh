@@ -46,7 +46,9 @@ struct Element<__half> {
   static __device__ __forceinline__ __half round(float value) { return __float2half_rn(value); }
 };
 
-inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
 
 // Calls function(T()) for the element type, and returns what it returns.
 template <class Function>

@@ -1,7 +1,8 @@
 // Dropout, as a function of one element and the random bits that are its own.
 //
-// N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever, R. Salakhutdinov, "Dropout: A Simple Way to
-// Prevent Neural Networks from Overfitting", JMLR 15 (2014), in the inverted form that torch uses:
+// N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever, R. Salakhutdinov, "Dropout: A Simple Way
+// to Prevent Neural Networks from Overfitting", JMLR 15 (2014), in the inverted form that torch
+// uses:
 //   y = x / (1 - p) where kept, 0 where dropped;    dx = dy / (1 - p) where kept, 0 where dropped.
 // Forward and backward are therefore one function.
 #pragma once

@@ -1,7 +1,7 @@
 // Philox4x32-10, the counter-based generator behind every random number in regops.
 //
-// J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3",
-// SC 2011. A block is a pure function of (key, counter): 128 bits in, 128 bits out, no state.
+// J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel Random Numbers: As Easy as 1, 2,
+// 3", SC 2011. A block is a pure function of (key, counter): 128 bits in, 128 bits out, no state.
 // Ten rounds of two 32 x 32 -> 64 bit products: 20 multiplications for 128 random bits.
 #pragma once
 

@@ -1,8 +1,8 @@
 // regops::dropout(input, p, key) and regops::dropout_, its in-place form.
 //
-// Pure functions of their arguments: the mask is recomputed from the key, so backward is the same op
-// on the gradient and 16 bytes of key are all that is saved for it. 2 x bytes of the input move each
-// way.
+// Pure functions of their arguments: the mask is recomputed from the key, so backward is the same
+// op on the gradient and 16 bytes of key are all that is saved for it. 2 x bytes of the input move
+// each way.
 #include "ops/dropout.h"
 
 #include <ATen/Dispatch.h>
@@ -51,8 +51,10 @@ DType check_dtype(const Tensor& input) {
     case at::kHalf:
       return DType::float16;
     default:
-      TORCH_CHECK(false, "regops.dropout: expected input of dtype float64, float32, bfloat16 or float16, got ",
-                  c10::toString(input.scalar_type()));
+      TORCH_CHECK(
+          false,
+          "regops.dropout: expected input of dtype float64, float32, bfloat16 or float16, got ",
+          c10::toString(input.scalar_type()));
   }
 }
 
@@ -68,7 +70,8 @@ void check_leaf(const Tensor& input) {
               " that requires grad is being used in an in-place operation");
 }
 
-// ---- devices: each fills `output`, dense and of the input's dtype and strides, or the input itself
+// ---- devices: each fills `output`, dense and of the input's dtype and strides, or the input
+// itself
 
 // Elements below which a second thread costs more than it saves: about 3 us of work.
 constexpr int64_t kGrain = 32768;
@@ -88,26 +91,24 @@ void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& 
   if (input.is_contiguous()) {
     // Threads meet at multiples of 4096 elements: whole groups of random bits, whole cache lines.
     constexpr int64_t kChunk = 4096;
-    at::parallel_for(0, (n + kChunk - 1) / kChunk, kGrain / kChunk,
-                     [&](int64_t begin, int64_t end) {
-                       cpu::dropout_run(call, begin * kChunk, std::min(end * kChunk, n),
-                                        begin * kChunk);
-                     });
+    at::parallel_for(
+        0, (n + kChunk - 1) / kChunk, kGrain / kChunk, [&](int64_t begin, int64_t end) {
+          cpu::dropout_run(call, begin * kChunk, std::min(end * kChunk, n), begin * kChunk);
+        });
     return;
   }
   const PermutedLayout layout = *permuted_layout(input);
   if (layout.row_memory == 1) {  // runs of memory that are runs of logical indices too
     const int64_t runs = layout.outer * layout.columns;
-    at::parallel_for(0, runs, kGrain / layout.rows + 1,
-                     [&](int64_t begin, int64_t end) {
-                       for (int64_t i = begin; i < end; ++i) {
-                         const OuterOrigin origin = outer_origin(layout, i / layout.columns);
-                         const int64_t column = i % layout.columns;
-                         const int64_t at = origin.memory + column * layout.column_memory;
-                         cpu::dropout_run(call, at, at + layout.rows,
-                                          origin.logical + column * layout.column_logical);
-                       }
-                     });
+    at::parallel_for(0, runs, kGrain / layout.rows + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const OuterOrigin origin = outer_origin(layout, i / layout.columns);
+        const int64_t column = i % layout.columns;
+        const int64_t at = origin.memory + column * layout.column_memory;
+        cpu::dropout_run(call, at, at + layout.rows,
+                         origin.logical + column * layout.column_logical);
+      }
+    });
     return;
   }
   constexpr int64_t kRows = 32;  // one tile of the kernel
@@ -284,8 +285,9 @@ Tensor dropout_eager(const Tensor& input, double p, bool training, bool inplace,
                      const std::optional<Tensor>& key,
                      const std::optional<at::Generator>& generator) {
   check_p(p);
-  TORCH_CHECK_VALUE(!key || !generator,
-                    "regops.dropout: expected key or generator, got both: a key needs no generator");
+  TORCH_CHECK_VALUE(
+      !key || !generator,
+      "regops.dropout: expected key or generator, got both: a key needs no generator");
   if (key) check_key("dropout", *key, input);
   if (!training || p == 0.0) return input;
   check_dtype(input);
@@ -294,9 +296,9 @@ Tensor dropout_eager(const Tensor& input, double p, bool training, bool inplace,
     at::assert_no_internal_overlap(input);
   }
   // p = 1 drops all: no random number is needed, and as in torch none is drawn.
-  const Tensor used = key ? *key
-                          : p == 1.0 ? at::zeros({2}, at::TensorOptions().dtype(at::kLong))
-                                     : new_eager_key(input, generator);
+  const Tensor used = key        ? *key
+                      : p == 1.0 ? at::zeros({2}, at::TensorOptions().dtype(at::kLong))
+                                 : new_eager_key(input, generator);
   if (!inplace) return call_dropout(input, p, used);
   call_dropout_inplace(input, p, used);
   return input;

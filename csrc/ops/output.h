@@ -18,8 +18,8 @@ constexpr int64_t kStreamBytes = int64_t{16} << 20;
 // An uninitialised tensor with the layout that torch's elementwise ops would give it.
 //
 // From 32 MiB on, malloc hands out fresh pages every time, and the first write to each 4 KiB page
-// costs a fault: more than all else that a memory-bound op does. Asking for 2 MiB pages leaves 1/512
-// of the faults. Where the system refuses, no harm.
+// costs a fault: more than all else that a memory-bound op does. Asking for 2 MiB pages leaves
+// 1/512 of the faults. Where the system refuses, no harm.
 inline at::Tensor empty_output(const at::Tensor& input) {
   at::Tensor output = at::empty_like(input);
 #if defined(__linux__)

@@ -27,7 +27,8 @@ using OptionalGenerator = std::optional<at::Generator>;
 
 void check_key(const char* op, const Tensor& key, const Tensor& input) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kLong, "regops.", op,
-                   ": expected key of dtype torch.int64, got torch.", c10::toString(key.scalar_type()));
+                   ": expected key of dtype torch.int64, got torch.",
+                   c10::toString(key.scalar_type()));
   TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "regops.", op,
                     ": expected key of shape (2,), got ", key.sizes());
   TORCH_CHECK(key.device() == input.device() || key.is_cpu(), "regops.", op, ": expected key on ",
@@ -54,8 +55,9 @@ Tensor key_on_host(Key key) {
 }
 
 void check_generator(const at::Generator& generator, const c10::Device& device) {
-  TORCH_CHECK(generator.device().type() == device.type(), "regops.new_key: expected a generator on ",
-              device, ", got one on ", generator.device());
+  TORCH_CHECK(generator.device().type() == device.type(),
+              "regops.new_key: expected a generator on ", device, ", got one on ",
+              generator.device());
 }
 
 // Two draws of 64 bits: the Mersenne twister keeps no counter that an offset could be read from.
