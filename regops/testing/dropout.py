@@ -52,6 +52,7 @@ spec = OpSpec(
         BenchCase("1M", (1 << 20,), {"p": 0.1}, in_cache=True),
         BenchCase("16M", (1 << 24,), {"p": 0.1}),
         BenchCase("64M", (1 << 26,), {"p": 0.1}),
+        BenchCase("256M", (1 << 28,), {"p": 0.1}),
     ),
     tolerance={
         torch.float64: Tolerance(0.0, 0.0, _ONE_ROUNDING),

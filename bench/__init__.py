@@ -1,0 +1,12 @@
+"""Benchmarks of every op against torch's, compiled and not, and against a plain copy.
+
+`python -m bench` times, writes `bench/out/` and reports; `pytest bench` times only. The parts, in
+the order in which a run passes through them:
+
+- `profiles`: how much to time; `providers`: what; `verify`: that it is right before it is timed;
+- `timing`: rounds in which the providers take turns; `neighbours`: whether others were busy then;
+  `memory`: what forward keeps for backward;
+- `measure`: all of that for one op, dtype and size; `conftest`: hands it to pytest-benchmark;
+- `summary`, `plots`, `report`: from pytest-benchmark's JSON to tables and a page; they never time;
+- `check`: the thresholds that a run must meet.
+"""

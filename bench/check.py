@@ -1,0 +1,182 @@
+"""The ratio gate: is a run as fast as regops promises to be?
+
+`python -m bench.check bench/out/summary.json`. Every threshold is a ratio of two medians of the
+same run, whose providers took turns: absolute times say more about the machine than about regops.
+There is no slack; a miss is reported as a miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from bench.report import load, warnings
+from bench.summary import Row, Summary
+
+_COPY_SOURCE = "prototype: AVX-512 Philox loop 27.9 ms, copy 27.3 ms (33.5M float32, one thread)"
+_EAGER_SOURCE = "prototype: torch 2.13's CPU dropout takes as long as 18-40 copies"
+_CALL_SOURCE = "prototype: F.dropout 22 us a call, C++ op with C++ autograd 7 us (64 elements)"
+_TARGET_SOURCE = "acceptance target, not derived from a measurement"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A bound on one ratio, for every row that matches.
+
+    Attributes:
+        op: The op.
+        device: Kind of device.
+        directions: Directions that it holds for, each by itself.
+        dtypes: Types that it holds for, each by itself.
+        sizes: Names of sizes, or the least number of elements.
+        rival: Whose time regops's is compared with.
+        bound: "at most": regops takes at most `limit` times the rival's time. "at least": regops
+            is at least `limit` times as fast as the rival. "faster": it is faster.
+        limit: The bound's figure.
+        source: Where the figure comes from.
+    """
+
+    op: str
+    device: str
+    directions: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    sizes: tuple[str, ...] | int
+    rival: str
+    bound: Literal["at most", "at least", "faster"]
+    limit: float
+    source: str
+
+    def matches(self, row: Row) -> bool:
+        """Whether it holds for a row."""
+        of_size = row.numel >= self.sizes if isinstance(self.sizes, int) else row.size in self.sizes
+        return (
+            of_size
+            and row.op == self.op
+            and row.device.split(":")[0] == self.device
+            and row.direction in self.directions
+            and row.dtype in self.dtypes
+        )
+
+    def measured(self, row: Row) -> float | None:
+        """The ratio that is bounded; None if regops or the rival was not timed."""
+        speedup = row.speedup(self.rival)
+        return 1 / speedup if speedup and self.bound == "at most" else speedup
+
+    def met(self, measured: float) -> bool:
+        """Whether a measured ratio is within the bound."""
+        if self.bound == "at most":
+            return measured <= self.limit
+        return measured >= self.limit if self.bound == "at least" else measured > self.limit
+
+    @property
+    def wording(self) -> str:
+        """The bound in words, as in "at least 15x as fast as eager"."""
+        if self.bound == "at most":
+            return f"at most {self.limit:.4g}x the time of {self.rival}"
+        if self.bound == "at least":
+            return f"at least {self.limit:.4g}x as fast as {self.rival}"
+        return f"faster than {self.rival}"
+
+    @property
+    def scope(self) -> str:
+        """What it holds for, in words."""
+        sizes = f">= {self.sizes} elements" if isinstance(self.sizes, int) else "/".join(self.sizes)
+        return " ".join(
+            (self.op, "/".join(self.directions), "/".join(self.dtypes), sizes, self.device)
+        )
+
+
+_FWD = ("forward",)
+_PASSES = ("forward", "backward")
+_ALL = ("forward", "backward", "full")
+_F32, _BF16 = ("float32",), ("bfloat16",)
+_BOTH = ("float32", "bfloat16")
+
+# "Forward" where torch is the rival at 16M and 64k: its backward is a multiplication by a stored
+# mask, which costs memory (the report's column "state") rather than time.
+THRESHOLDS = tuple(
+    Threshold("dropout", *columns)
+    for columns in (
+        ("cpu", _PASSES, _BOTH, ("16M",), "copy", "at most", 1.15, _COPY_SOURCE),
+        ("cpu", _FWD, _F32, ("16M",), "eager", "at least", 15, _EAGER_SOURCE),
+        ("cpu", _FWD, _BF16, ("16M",), "eager", "at least", 20, _EAGER_SOURCE),
+        ("cpu", _FWD, _BOTH, ("16M",), "compile", "at least", 10, _TARGET_SOURCE),
+        ("cpu", _FWD, _BOTH, ("64k",), "eager", "at least", 20, _TARGET_SOURCE),
+        ("cpu", ("forward", "full"), _BOTH, ("64",), "eager", "at most", 1.0, _CALL_SOURCE),
+        # 95 % of the copy's bandwidth.
+        ("cuda", _PASSES, _BOTH, ("256M",), "copy", "at most", 1 / 0.95, _TARGET_SOURCE),
+        ("cuda", _ALL, _BOTH, 1 << 20, "eager", "faster", 1.0, _TARGET_SOURCE),
+        ("cuda", _ALL, _BOTH, 1 << 20, "compile", "faster", 1.0, _TARGET_SOURCE),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A threshold on one row of a run."""
+
+    threshold: Threshold
+    row: Row
+    measured: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the row is within the bound."""
+        return self.threshold.met(self.measured)
+
+
+def judge(summary: Summary, thresholds: Sequence[Threshold] = THRESHOLDS) -> Iterator[Verdict]:
+    """Every threshold on every row that it holds for and that was timed."""
+    for threshold in thresholds:
+        for row in summary.rows:
+            measured = threshold.measured(row) if threshold.matches(row) else None
+            if measured is not None:
+                yield Verdict(threshold, row, measured)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the verdicts.
+
+    Returns:
+        1 if a threshold is missed or regops was not timed somewhere, 2 if nothing was judged,
+        else 0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bench.check", description=__doc__)
+    parser.add_argument("json", type=Path, nargs="?", default=Path("bench/out/summary.json"))
+    options = parser.parse_args(arguments)
+    if not options.json.exists():
+        print(f"{options.json}: no such file; `python -m bench` writes it", file=sys.stderr)
+        return 2
+    summary = load(options.json)
+    verdicts = list(judge(summary))
+    console = Console(soft_wrap=True, highlight=False)
+    for threshold in THRESHOLDS:
+        console.print(f"[bold]{threshold.scope}: {threshold.wording}[/]\n  ({threshold.source})")
+        for verdict in verdicts:
+            if verdict.threshold is threshold:
+                word = "[green]pass[/]" if verdict.met else "[bold red]MISS[/]"
+                mark = " (!)" if verdict.row.disturbed else ""
+                console.print(f"  {word} {verdict.measured:7.4g}x  {verdict.row.group}{mark}")
+        if threshold not in {verdict.threshold for verdict in verdicts}:
+            console.print("  no row in this run")
+    for line in warnings(summary):
+        console.print(line, markup=False)
+    marked = sum(verdict.row.disturbed for verdict in verdicts)
+    misses = [verdict for verdict in verdicts if not verdict.met]
+    console.print(
+        f"{len(verdicts) - len(misses)} of {len(verdicts)} met"
+        + (f"; {marked} of them judged on rows marked (!)" if marked else "")
+    )
+    if misses or any(test.endswith("-regops]") for test in summary.not_timed):
+        return 1
+    return 0 if verdicts else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Everything that is measured of one op at one dtype and size: verify, then time in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.memory import Memory, forward_memory
+from bench.neighbours import DISTURBED, OthersShare, Patience
+from bench.profiles import Profile
+from bench.providers import (
+    DIRECTIONS,
+    Call,
+    Point,
+    build,
+    copier,
+    copy_runs,
+    copy_sources,
+    runs,
+)
+from bench.timing import Clock, CudaClock, Recorded, Run, cpu_clock, interleave
+from bench.verify import Law, verify, verify_copy
+from regops.testing import Direction, make_input
+
+
+@dataclass
+class Outcome:
+    """What became of one provider.
+
+    Attributes:
+        error: Why it was not timed; None if it was.
+        recorded: Durations by direction.
+        others: Share of the processor that went to others meanwhile, by direction; None if unknown.
+        memory: Of its forward; None for the copy.
+    """
+
+    error: str | None = None
+    recorded: dict[Direction, Recorded] = field(default_factory=dict)
+    others: dict[Direction, float | None] = field(default_factory=dict)
+    memory: Memory | None = None
+
+
+def measure(
+    point: Point,
+    providers: Iterable[str],
+    profile: Profile,
+    law: Law | None,
+    patience: Patience,
+) -> dict[str, Outcome]:
+    """Verifies and times the providers of a point.
+
+    A provider that is wrong, or raises, is left out of the timing and its outcome says why; the
+    others are measured all the same.
+
+    Args:
+        point: The op, dtype, size and device.
+        providers: Names, as in `bench.providers.names`.
+        profile: How long to measure.
+        law: See `bench.verify`.
+        patience: What is left of it to time again.
+    """
+    x = make_input(point.case.shape, point.dtype, point.device).requires_grad_()
+    outcomes: dict[str, Outcome] = {}
+    timed: dict[str, dict[Direction, Run]] = {}
+    for name in providers:
+        outcomes[name] = Outcome()
+        try:
+            timed[name] = _prepare(name, point, x, law, outcomes[name])
+        except Exception as error:
+            outcomes[name].error = f"{name} was not timed: {type(error).__name__}: {error}"
+    for direction in DIRECTIONS:
+        turns = {name: by_direction[direction] for name, by_direction in timed.items()}
+        if turns:
+            recorded, others = _time(turns, _clock(point), profile, patience)
+            for name, durations in recorded.items():
+                outcomes[name].recorded[direction] = durations
+                outcomes[name].others[direction] = others
+    return outcomes
+
+
+def _time(
+    turns: dict[str, Run], clock: Clock, profile: Profile, patience: Patience
+) -> tuple[dict[str, Recorded], float | None]:
+    """The durations, taken again while others are busy; the quietest attempt counts, as a whole."""
+    attempts = []
+    while True:
+        start = time.perf_counter()
+        share = OthersShare()
+        recorded = interleave(
+            turns,
+            clock,
+            budget_s=profile.budget_s,
+            min_rounds=profile.min_rounds,
+            max_rounds=profile.max_rounds,
+        )
+        others = share()
+        attempts.append((recorded, others))
+        seconds = time.perf_counter() - start
+        if others is None or others <= DISTURBED or patience.seconds_left < seconds:
+            return min(attempts, key=lambda attempt: attempt[1] or 0.0)
+        patience.seconds_left -= seconds
+
+
+def _prepare(
+    name: str, point: Point, x: Tensor, law: Law | None, outcome: Outcome
+) -> dict[Direction, Run]:
+    if name == "copy":
+        copy, sources = copier(point.device), copy_sources(point)
+        for source in sources["full"]:
+            verify_copy(copy, source)
+        return copy_runs(copy, sources)
+    call: Call = build(name, point)
+    grad = make_input(tuple(call(x).shape), point.dtype, point.device, seed=1)
+    verify(name, call, point, x, grad, law)
+    outcome.memory = forward_memory(call, x)
+    return runs(call, x, grad)
+
+
+def _clock(point: Point) -> Clock:
+    device = torch.device(point.device)
+    return CudaClock(device, cold=not point.case.in_cache) if device.type == "cuda" else cpu_clock

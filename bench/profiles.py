@@ -1,0 +1,60 @@
+"""How much a run measures: a smoke test, the default, or everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from regops.testing import BenchCase, OpSpec
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Which points to measure, and for how long.
+
+    Attributes:
+        name: As given to `--bench-profile`.
+        dtypes: Types of the main input, where the op has them.
+        smallest: Elements of the smallest case.
+        largest: Elements of the largest case, by kind of device.
+        budget_s: Seconds of timing for one op, direction, dtype and size, all providers together.
+        min_rounds: Durations recorded for every provider, whatever the budget says.
+        epochs: Of the training example.
+        max_rounds: The most rounds, for sizes that would fit thousands into the budget.
+    """
+
+    name: str
+    dtypes: tuple[torch.dtype, ...]
+    smallest: int
+    largest: Mapping[str, int]
+    budget_s: float
+    min_rounds: int
+    epochs: int
+    max_rounds: int = 200
+
+    def points(self, spec: OpSpec, device: str) -> Iterator[tuple[BenchCase, torch.dtype]]:
+        """The cases and dtypes of an op that this profile measures on a device, smallest first."""
+        kind = torch.device(device).type
+        for dtype in self.dtypes:
+            for case in spec.bench_cases:
+                if dtype in spec.dtypes and self.smallest <= case.numel <= self.largest[kind]:
+                    yield case, dtype
+
+
+_MEGA = 1 << 20
+_BOTH = (torch.float32, torch.bfloat16)
+_ALL = (*_BOTH, torch.float16)
+
+# The largest CPU size of the default is the first whose buffers (128 MiB in float32) exceed any
+# last-level cache but a server socket's. On CUDA 256M elements are 0.5-1 GiB a buffer, so that the
+# launch and the tail of the last wave are below a percent of the time.
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", (torch.float32,), 1 << 16, {"cpu": _MEGA, "cuda": _MEGA}, 0.2, 3, 2),
+        Profile("default", _BOTH, 1, {"cpu": 16 * _MEGA, "cuda": 256 * _MEGA}, 2.0, 7, 40),
+        Profile("full", _ALL, 1, {"cpu": 64 * _MEGA, "cuda": 256 * _MEGA}, 5.0, 15, 40),
+    )
+}

@@ -1,0 +1,155 @@
+"""Who is timed: torch's op eager and compiled, regops, a plain copy, and other libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch._functorch.config
+import torch._inductor.config
+from torch import Tensor
+
+from bench.timing import Run
+from regops import _C
+from regops.testing import BenchCase, Direction, OpSpec
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "full")
+BUILT_IN = ("eager", "compile", "regops", "copy")
+
+Call = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """An op at one dtype and size on one device: what a set of providers is compared on."""
+
+    spec: OpSpec
+    case: BenchCase
+    dtype: torch.dtype
+    device: str
+
+    @property
+    def dtype_name(self) -> str:
+        """As in "float32"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def bytes_moved(self, direction: Direction) -> int:
+        """Bytes that the operation must read and write."""
+        return self.spec.bytes_moved(self.case.numel, self.dtype.itemsize, direction)
+
+    def group(self, direction: Direction) -> str:
+        """Name of the benchmark group, as in "dropout-forward-float32-16M-cpu"."""
+        return "-".join((self.spec.name, direction, self.dtype_name, self.case.name, self.device))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library's version of an op.
+
+    Attributes:
+        module: What must be importable; where it is not, the report names the peer as absent.
+        devices: Kinds of device that it runs on.
+        build: Makes the function to time; imports the library itself.
+    """
+
+    module: str
+    devices: tuple[str, ...]
+    build: Callable[[Point], Call]
+
+    @property
+    def importable(self) -> bool:
+        """Whether the library is installed."""
+        return importlib.util.find_spec(self.module) is not None
+
+
+# By op, then by the name that the report prints. A peer is verified by the same rule as torch's op
+# before it is timed. None yet for dropout: it takes a library whose dropout can be called beside
+# torch's in one process and has a backward of its own.
+PEERS: dict[str, dict[str, Peer]] = {}
+
+
+def names(op: str, device: str) -> tuple[str, ...]:
+    """Providers of an op on a device, installed or not."""
+    kind = torch.device(device).type
+    return BUILT_IN + tuple(
+        name for name, peer in PEERS.get(op, {}).items() if kind in peer.devices
+    )
+
+
+def build(name: str, point: Point) -> Call:
+    """The function that a provider offers for an op, as its user would call it.
+
+    `regops` draws its key from torch's generator within the call, as eager draws its mask.
+    """
+    spec, kwargs = point.spec, point.case.kwargs
+    if name == "eager":
+        return lambda x: spec.eager(x, **kwargs)
+    if name == "regops":
+        return lambda x: spec.functional(x, **kwargs)
+    if name == "compile":
+        return _compiled(point)
+    return PEERS[spec.name][name].build(point)
+
+
+def _compiled(point: Point) -> Call:
+    # Inductor's pool of compile workers would import torch on every core while others are timed: a
+    # parallel region that waits for a busy core took milliseconds instead of microseconds.
+    torch._inductor.config.compile_threads = 1
+    # Without the reset the ninth size of an op would run into dynamo's recompile limit: all sizes
+    # share the code of `call`.
+    torch.compiler.reset()
+    # The backward alone is timed with retain_graph=True, which compiled code only allows if it may
+    # not reuse the buffers that forward saved.
+    torch._functorch.config.donated_buffer = False
+
+    def call(x: Tensor) -> Tensor:
+        return point.spec.eager(x, **point.case.kwargs)
+
+    return torch.compile(call, fullgraph=True, dynamic=False)
+
+
+def copier(device: str) -> Call:
+    """The copy that others are compared with; like them it allocates what it returns."""
+    return torch.clone if torch.device(device).type == "cuda" else _C.copy
+
+
+def copy_sources(point: Point) -> dict[Direction, tuple[Tensor, ...]]:
+    """Random bytes whose copy moves as many as the op: each is read once and written once."""
+
+    def filled(direction: Direction) -> Tensor:
+        count = point.bytes_moved(direction) // (2 * point.dtype.itemsize)
+        source = torch.empty(count, dtype=point.dtype, device=point.device)
+        source.view(torch.uint8).random_()
+        return source
+
+    forward, backward = filled("forward"), filled("backward")
+    return {"forward": (forward,), "backward": (backward,), "full": (forward, backward)}
+
+
+def runs(call: Call, x: Tensor, grad: Tensor) -> dict[Direction, Run]:
+    """The three things that are timed of an op.
+
+    Args:
+        call: The op.
+        x: Its input, which requires grad, so that forward also records the graph for everyone.
+        grad: Gradient of its output.
+    """
+    y = call(x)
+    return {
+        "forward": lambda: call(x),
+        "backward": lambda: torch.autograd.grad(y, x, grad, retain_graph=True),
+        "full": lambda: torch.autograd.grad(call(x), x, grad),
+    }
+
+
+def copy_runs(copy: Call, sources: dict[Direction, tuple[Tensor, ...]]) -> dict[Direction, Run]:
+    """The copy in place of each of `runs`."""
+
+    def run(tensors: tuple[Tensor, ...]) -> Run:
+        if len(tensors) == 1:
+            return lambda only=tensors[0]: copy(only)
+        return lambda: [copy(tensor) for tensor in tensors]
+
+    return {direction: run(tensors) for direction, tensors in sources.items()}

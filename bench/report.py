@@ -1,0 +1,229 @@
+"""The report program: tables and a page from what a run recorded. It never times anything.
+
+`python -m bench.report bench/out/benchmark.json` writes `summary.json`, `summary.md` and
+`report.html` beside it and prints the table; given a `summary.json` it makes the rest from that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.neighbours import DISTURBED
+from bench.plots import copy_share_against_size, seconds, time_against_size
+from bench.summary import Row, Summary, read, summarize, write
+
+HEADINGS = (
+    "op", "device", "direction", "dtype", "size", "regops", "vs eager", "vs compile",
+    "vs copy", "GB/s", "state, eager > regops",
+)  # fmt: skip
+_TEXT_COLUMNS = 5
+# Where op and device stand in a title, a table begins here.
+_TITLED = 2
+_IN_CACHE = " (in cache)"
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the summary table; a dash where something was not timed."""
+    over_copy = row.over_copy()
+    copy = f"{over_copy:.2f}x ({1 / over_copy:.0%})" if over_copy else "-"
+    timed = "regops" in row.median
+    return [
+        row.op,
+        row.device,
+        row.direction,
+        row.dtype,
+        row.size + (_IN_CACHE if row.in_cache else "") + (" (!)" if row.disturbed else ""),
+        seconds(row.median["regops"]) if timed else "-",
+        *(_times(row.speedup(rival)) for rival in ("eager", "compile")),
+        copy,
+        f"{row.gb_per_s('regops'):.3g}" if timed else "-",
+        " > ".join(_size(row.state.get(name)) for name in ("eager", "regops")),
+    ]
+
+
+def markdown(summary: Summary) -> str:
+    """The summary table, with what it was measured on."""
+    lines = [
+        f"regops {summary.machine['regops']}, torch {summary.machine['torch']}, "
+        f"{summary.machine['processor']}, {summary.machine['threads']} threads, "
+        f"profile {summary.profile}, {summary.created}",
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS),
+    ]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in summary.rows]
+    lines += [""] + [f"- {line}" for line in end_to_end_lines(summary)]
+    lines += [f"- {line}" for line in warnings(summary)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def tables(summary: Summary) -> list[Table]:
+    """The summary table for a terminal, an op and device at a time, to fit 100 columns."""
+    return [_terminal_table(rows) for rows in _grouped(summary.rows, "op", "device")]
+
+
+def _terminal_table(rows: Sequence[Row]) -> Table:
+    table = Table(
+        title=f"{rows[0].op}, {rows[0].device}",
+        title_justify="left",
+        caption="* in cache: says nothing about memory",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for index, heading in enumerate(HEADINGS[_TITLED:], _TITLED):
+        table.add_column(heading, justify="left" if index < _TEXT_COLUMNS else "right")
+    for block in _grouped(rows, "dtype", "size"):
+        for row in block:
+            table.add_row(*(cell.replace(_IN_CACHE, " *") for cell in cells(row)[_TITLED:]))
+        table.add_section()
+    return table
+
+
+def end_to_end_lines(summary: Summary) -> list[str]:
+    """What the training example reported, a line for each implementation."""
+    if not summary.end_to_end:
+        return []
+    example = summary.end_to_end
+    return [
+        f"{example['name']}, {name}: {run['seconds']:.1f} s for {example['steps']} steps, "
+        f"test accuracy {run['accuracy']:.1%}"
+        for name, run in example["runs"].items()
+    ]
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What a reader must know before believing the figures."""
+    lines = [f"not timed: {test}: {reason}" for test, reason in summary.not_timed.items()]
+    if any(row.disturbed for row in summary.rows):
+        lines.append(
+            f"(!) others used more than {DISTURBED:.0%} of the processor meanwhile, "
+            "so the ratios may be theirs"
+        )
+    return lines
+
+
+def html(summary: Summary) -> str:
+    """The report as one page that loads nothing."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        headings=HEADINGS[_TITLED:],
+        text_columns=_TEXT_COLUMNS - _TITLED,
+        warnings=warnings(summary),
+        end_to_end=end_to_end_lines(summary),
+        machine=[(name.replace("_", " "), _flat(value)) for name, value in summary.machine.items()],
+        sections=[_section(rows) for rows in _grouped(summary.rows, "op", "device")],
+    )
+
+
+def _section(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "op": rows[0].op,
+        "device": rows[0].device,
+        "bytes_formula": rows[0].bytes_formula,
+        "blocks": [
+            [{"cells": cells(row)[_TITLED:], "row": row} for row in block]
+            for block in _grouped(rows, "dtype", "size")
+        ],
+        "figures": [
+            {
+                "direction": group[0].direction,
+                "dtype": group[0].dtype,
+                "time": time_against_size(group),
+                "share": copy_share_against_size(group),
+            }
+            for group in _grouped(rows, "direction", "dtype")
+        ],
+    }
+
+
+def _grouped(rows: Iterable[Row], *by: str) -> list[list[Row]]:
+    """Rows that agree in some fields, groups and rows in the order of the run."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, name) for name in by), []).append(row)
+    return list(groups.values())
+
+
+def _times(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}x" if value < 999.5 else f"{value:.0f}x"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(
+            f"{name.replace('_', ' ')}: {_flat(inner)}" for name, inner in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value))
+    return "none" if value is None else str(value)
+
+
+def load(path: Path) -> Summary:
+    """A summary from a `summary.json` or from pytest-benchmark's JSON.
+
+    The report of the training example is taken from `digits.json` in the same folder.
+    """
+    content = json.loads(path.read_text())
+    if "benchmarks" not in content:
+        return read(path)
+    digits = path.with_name("digits.json")
+    return summarize(content, json.loads(digits.read_text()) if digits.exists() else None)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Writes the report and prints the table.
+
+    Returns:
+        Path of the page.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("json", type=Path, nargs="?", default=Path("bench/out/benchmark.json"))
+    parser.add_argument("--out", type=Path, help="folder to write to; default: the JSON's")
+    options = parser.parse_args(arguments)
+    out = options.out or options.json.parent
+    out.mkdir(parents=True, exist_ok=True)
+    summary = load(options.json)
+    write(summary, out / "summary.json")
+    (out / "summary.md").write_text(markdown(summary))
+    page = out / "report.html"
+    page.write_text(html(summary))
+    console = Console()
+    # Redirected output has no width to fit; a table cut to 80 columns would lose its figures.
+    wide = console if console.is_terminal else Console(width=120)
+    for table in tables(summary):
+        wide.print(table)
+    for line in end_to_end_lines(summary) + warnings(summary):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return page
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The report program and the ratio gate, on figures made up for the purpose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import check, report
+from bench.summary import Summary, read, summarize, write
+
+MEDIANS = {"eager": 20.0, "compile": 12.0, "regops": 1.0, "copy": 0.9}
+
+
+def entry(direction: str, size: str, numel: int, provider: str, seconds: float) -> dict[str, Any]:
+    """One benchmark as pytest-benchmark writes it."""
+    return {
+        "group": f"dropout-{direction}-float32-{size}-cpu",
+        "stats": {"median": seconds, "iqr": seconds / 50, "rounds": 9},
+        "extra_info": {
+            "op": "dropout",
+            "direction": direction,
+            "dtype": "float32",
+            "size": size,
+            "device": "cpu",
+            "provider": provider,
+            "numel": numel,
+            "in_cache": numel < 1 << 22,
+            "bytes_moved": 8 * numel,
+            "bytes_formula": "read once, write once",
+            "others_cpu_share": 0.2 if size == "64k" else 0.01,
+            "forward_peak_bytes": None if provider == "copy" else 4 * numel + 16,
+            "forward_to_backward_bytes": None if provider == "copy" else 16,
+        },
+    }
+
+
+def benchmark_json(medians: dict[str, float] = MEDIANS) -> dict[str, Any]:
+    return {
+        "datetime": "2026-01-01T00:00:00",
+        "commit_info": {"id": "abc", "dirty": True},
+        "machine_info": {"system": "Linux", "machine": "x86_64"},
+        "regops": {
+            "profile": "default",
+            "load_average": 0.0,
+            "info": {"regops": "1", "torch": "2", "processor": "A CPU", "threads": 2},
+            "not_timed": {"test[dropout-x]": "other: other_library is not importable"},
+        },
+        "benchmarks": [
+            entry(direction, size, numel, provider, seconds * numel * 1e-9)
+            for direction in ("forward", "backward")
+            for size, numel in (("64k", 1 << 16), ("16M", 1 << 24))
+            for provider, seconds in medians.items()
+        ],
+    }
+
+
+END_TO_END = {
+    "name": "digits",
+    "steps": 200,
+    "runs": {"torch": {"seconds": 9.0, "accuracy": 0.97}},
+}
+
+
+@pytest.fixture
+def summary() -> Summary:
+    return summarize(benchmark_json(), END_TO_END)
+
+
+def test_the_summary_holds_the_medians_and_comes_back_from_its_file(
+    summary: Summary, tmp_path: Path
+) -> None:
+    row = summary.rows[1]
+    assert row.group == "dropout-forward-float32-16M-cpu"
+    assert row.median["regops"] == pytest.approx((1 << 24) * 1e-9, rel=1e-3)
+    assert row.speedup("eager") == pytest.approx(20, rel=1e-3)
+    assert row.over_copy() == pytest.approx(1 / 0.9, rel=1e-3)
+    assert row.state == {"eager": 16, "compile": 16, "regops": 16}
+    assert [row.disturbed for row in summary.rows] == [True, False, True, False]
+    assert summary.commit == "abc-dirty"
+    write(summary, tmp_path / "summary.json")
+    assert read(tmp_path / "summary.json") == summary
+
+
+def test_a_summary_of_another_format_is_refused(summary: Summary, tmp_path: Path) -> None:
+    summary.format = 0
+    write(summary, tmp_path / "summary.json")
+    with pytest.raises(ValueError, match="format"):
+        read(tmp_path / "summary.json")
+
+
+def test_a_provider_that_was_not_timed_leaves_a_dash() -> None:
+    row = summarize(benchmark_json({"regops": 1.0, "eager": 20.0}), None).rows[0]
+    cells = dict(zip(report.HEADINGS, report.cells(row), strict=True))
+    assert (cells["vs eager"], cells["vs compile"], cells["vs copy"]) == ("20x", "-", "-")
+
+
+def test_the_report_is_one_page_that_loads_nothing(summary: Summary) -> None:
+    page = report.html(summary)
+    for must in (
+        "20x",
+        "in cache",
+        "(!) others used more than 10%",
+        "other_library is not importable",
+        "97.0%",
+        "A CPU",
+    ):
+        assert must in page
+    assert page.count("<svg") == 4
+    for fetches in ("<script", "<link", "src=", "url(http", "@import", "<image"):
+        assert fetches not in page
+
+
+def test_the_report_program_writes_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "benchmark.json").write_text(json.dumps(benchmark_json()))
+    (tmp_path / "digits.json").write_text(json.dumps(END_TO_END))
+    page = report.main([str(tmp_path / "benchmark.json")])
+    assert page.exists()
+    assert "| dropout | cpu | forward | float32 | 16M |" in (tmp_path / "summary.md").read_text()
+    assert read(tmp_path / "summary.json").end_to_end == END_TO_END
+    printed = capsys.readouterr().out
+    assert "20x" in printed
+    assert str(page) in printed.replace("\n", "")
+
+
+def run_gate(tmp_path: Path, results: dict[str, Any]) -> int:
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps(results))
+    return check.main([str(path)])
+
+
+def test_the_gate_passes_what_is_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_gate(tmp_path, benchmark_json()) == 0
+    printed = capsys.readouterr().out
+    assert "MISS" not in printed
+    assert printed.count("pass") == 5
+    assert "no row in this run" in printed
+
+
+@pytest.mark.parametrize(
+    "slow", [{"copy": 0.86}, {"eager": 14.9}, {"compile": 9.9}], ids=lambda slow: next(iter(slow))
+)
+def test_the_gate_reports_a_miss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slow: dict[str, float]
+) -> None:
+    assert run_gate(tmp_path, benchmark_json(MEDIANS | slow)) == 1
+    assert "MISS" in capsys.readouterr().out
+
+
+def test_the_gate_fails_if_regops_was_not_timed(tmp_path: Path) -> None:
+    results = benchmark_json()
+    results["regops"]["not_timed"] = {"test_dropout[dropout-forward-regops]": "wrong"}
+    assert run_gate(tmp_path, results) == 1
+
+
+def test_the_gate_does_not_pass_on_nothing(tmp_path: Path) -> None:
+    assert run_gate(tmp_path, benchmark_json({"copy": 1.0})) == 2
+    assert check.main([str(tmp_path / "absent.json")]) == 2
