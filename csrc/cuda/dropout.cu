@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads)
         keep[c] = dropout_keep_bits<kFine>(key, first / kDropoutGroup + group, rule.threshold);
       }
       const int64_t base = origin.memory + column * layout.column_memory;
-#pragma unroll
+#pragma unroll 4  // 64 bytes in flight a thread; all 8 rows took 170 registers, or spilled
       for (int r = 0; r < kDropoutGroup; ++r) {
         if (row + r < 0 || row + r >= layout.rows) continue;
         const int64_t at = base + (row + r) * layout.row_memory;
