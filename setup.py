@@ -19,7 +19,7 @@ from pathlib import Path
 from setuptools import setup
 
 try:
-    import torch  # noqa: F401
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
@@ -135,6 +135,9 @@ def extension() -> CppExtension:
     # Contraction to fused multiply-add would round differently on each instruction set.
     # GCC 12's own AVX-512 header trips its uninitialized warnings.
     compile_args = ["-O3", "-std=c++20", "-ffp-contract=off", "-g0"]
+    if torch.backends.openmp.is_available():
+        # at::parallel_for is a header: without this it is a plain loop, and nothing says so.
+        compile_args.append("-fopenmp")
     compile_args += [
         "-Wall",
         "-Wno-uninitialized",
@@ -142,6 +145,8 @@ def extension() -> CppExtension:
         "-Wno-unknown-pragmas",
     ]
     link_args = ["-Wl,-z,now", "-Wl,--exclude-libs,ALL"]
+    if "-fopenmp" in compile_args:
+        link_args.append("-fopenmp")  # libgomp.so.1, of which torch has loaded its own by then
     macros: list[tuple[str, str | None]] = []
     library_dirs, libraries = [], []
     if sanitizers := os.environ.get("REGOPS_SANITIZE"):

@@ -2,6 +2,9 @@
 //
 // The ops themselves are registered with torch's dispatcher when this library loads
 // (torch.ops.regops).
+#include <atomic>
+
+#include <ATen/Parallel.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
@@ -38,6 +41,13 @@ py::dict build_info() {
   return info;
 }
 
+// How many threads at::parallel_for gives this library: torch.get_num_threads(), or the build is off.
+int64_t parallel_threads() {
+  std::atomic<int64_t> threads{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { ++threads; });
+  return threads;
+}
+
 // One block by the vector code of the instruction set in use.
 py::tuple philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
   uint32_t word[4];
@@ -60,6 +70,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
   m.def("build_info", &build_info);
+  m.def("parallel_threads", &parallel_threads);
   m.def("philox_block", &philox_block, py::arg("key"), py::arg("counter_low"),
         py::arg("counter_high"));
   m.def("set_cpu_capability", [](const std::string& name) {

@@ -44,6 +44,10 @@ def test_no_wide_function_can_leak_to_other_files(source: Path, tmp_path: Path) 
     assert not [line for line in symbols if re.search(r" [WVu] ", line)]
 
 
+def test_work_is_spread_over_torchs_threads(threads: int) -> None:
+    assert _C.parallel_threads() == threads
+
+
 @pytest.mark.parametrize("name", _C.build_info()["cpu_capabilities"])
 def test_environment_chooses_the_instruction_set(name: str) -> None:
     command = [sys.executable, "-c", "import regops; print(regops.info()['cpu_capability'])"]
