@@ -19,10 +19,10 @@ from rich.console import Console
 from bench.report import load, warnings
 from bench.summary import Row, Summary
 
-_COPY_SOURCE = "prototype: AVX-512 Philox loop 27.9 ms, copy 27.3 ms (33.5M float32, one thread)"
-_EAGER_SOURCE = "prototype: torch 2.13's CPU dropout takes as long as 18-40 copies"
-_CALL_SOURCE = "prototype: F.dropout 22 us a call, C++ op with C++ autograd 7 us (64 elements)"
-_TARGET_SOURCE = "acceptance target, not derived from a measurement"
+_COPY_SOURCE = "an AVX-512 loop of Philox took 1.02 copies (33.5M float32, one thread)"
+_EAGER_SOURCE = "torch 2.13's dropout took as long as 18 to 40 copies"
+_CALL_SOURCE = "a C++ op with C++ autograd took a third of F.dropout's time a call"
+_TARGET_SOURCE = "a goal, not derived from a measurement"
 
 
 @dataclass(frozen=True)
