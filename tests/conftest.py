@@ -50,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says what this machine could not test."""
+    for report in terminalreporter.getreports("passed"):
+        registers = [int(text.split()[0]) for _, text in report.user_properties if "regi" in text]
+        if registers:
+            name = report.nodeid.split("[")[-1].rstrip("]")
+            most = f"{len(registers)} kernels, {min(registers)} to {max(registers)} registers"
+            terminalreporter.write_line(f"{name}: {most}, no spill")
     if "cuda" not in DEVICES:
         terminalreporter.write_line("CUDA kernels: compiled and interpreted, not run on a GPU")
     for name in ("avx2", "avx512"):

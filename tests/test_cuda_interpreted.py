@@ -70,17 +70,23 @@ def _memory(tensor: Tensor) -> np.ndarray:
     return dense.view(STORAGE[tensor.element_size()]).numpy()
 
 
-def _run(
-    input: Tensor, p: float, first: int = 0, key_on_device: bool = False, inplace: bool = False
+def run_interpreted(
+    input: Tensor,
+    p: float,
+    first: int = 0,
+    key_on_device: bool = False,
+    inplace: bool = False,
+    key: tuple[int, int] = KEY,
 ) -> Tensor:
+    """Dropout of dense memory whose first element has the logical index `first`."""
     device = interpreted()
     output = input if inplace else torch.full_like(input, float("nan"))
     pointer = device.register(_memory(input), writable=inplace)
     target = pointer if inplace else device.register(_memory(output))
-    key = _CudaKey(*KEY, None)
+    cuda_key = _CudaKey(*key, None)
     if key_on_device:
-        stored = np.array(KEY, np.uint64)
-        key = _CudaKey(1, 1, device.register(stored, writable=False))
+        stored = np.array(key, np.uint64)
+        cuda_key = _CudaKey(1, 1, device.register(stored, writable=False))
     call(
         device,
         "regops_dropout_cuda",
@@ -89,7 +95,7 @@ def _run(
         target,
         ctypes.c_int64(input.numel()),
         ctypes.c_uint64(first),
-        ctypes.byref(key),
+        ctypes.byref(cuda_key),
         ctypes.byref(_rule(p)),
         None,
     )
@@ -112,7 +118,7 @@ def _small(cases: tuple[Case, ...], layouts: tuple[str, ...]) -> list[object]:
 @pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
 def test_dropout(case: Case, dtype: torch.dtype) -> None:
     input = make_input(case.shape, dtype, layout=case.layout)
-    assert torch.equal(_run(input, case.kwargs["p"]), _expected(input, case.kwargs["p"]))
+    assert torch.equal(run_interpreted(input, case.kwargs["p"]), _expected(input, case.kwargs["p"]))
 
 
 @pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
@@ -120,7 +126,7 @@ def test_dropout(case: Case, dtype: torch.dtype) -> None:
 def test_dropout_in_place_at_odd_sizes(dtype: torch.dtype, size: int) -> None:
     input = make_input((size,), dtype)
     expected = _expected(input, 0.3)
-    assert torch.equal(_run(input, 0.3, inplace=True), expected)
+    assert torch.equal(run_interpreted(input, 0.3, inplace=True), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
@@ -129,13 +135,13 @@ def test_dropout_from_an_index_on(dtype: torch.dtype, first: int) -> None:
     """Indices over 2^31 and 2^32, and blocks over 2^32, at every alignment to a block."""
     input = torch.ones(777, dtype=dtype)
     keep = random_bits(regops.random.key(*KEY), 777, 16, first) >= threshold(0.5)[0]
-    assert torch.equal(_run(input, 0.5, first), 2 * keep.to(dtype))
+    assert torch.equal(run_interpreted(input, 0.5, first), 2 * keep.to(dtype))
 
 
 @pytest.mark.parametrize("p", [0.3, 3e-6])
 def test_dropout_reads_its_key_on_the_device(p: float) -> None:
     input = make_input((1000,), torch.float32)
-    assert torch.equal(_run(input, p, key_on_device=True), _expected(input, p))
+    assert torch.equal(run_interpreted(input, p, key_on_device=True), _expected(input, p))
 
 
 # Shapes, and the order in which their dimensions stand in memory.

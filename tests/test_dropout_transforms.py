@@ -115,6 +115,22 @@ def test_checkpoint_redraws_the_same_mask(use_reentrant: bool, preserve_rng_stat
     assert torch.equal(input.grad, expected_gradient)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replays_of_a_cuda_graph_have_masks_of_their_own() -> None:
+    input = torch.ones(4096, device="cuda", requires_grad=True)
+    torch.autograd.grad(RF.dropout(input).sum(), input)  # allocates outside the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = RF.dropout(input)
+        (gradient,) = torch.autograd.grad(output.sum(), input)
+    masks = set()
+    for _ in range(3):
+        graph.replay()
+        assert torch.equal(output, gradient)
+        masks.add(tuple(output.tolist()))
+    assert len(masks) == 3
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_autocast_keeps_the_dtype(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", torch.bfloat16):

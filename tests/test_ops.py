@@ -96,9 +96,12 @@ def test_gradcheck_and_gradgradcheck(spec: OpSpec, case: Case, device: str) -> N
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(spec: OpSpec, case: Case, requires_grad: bool, device: str) -> None:
     arguments = _arguments(spec, case, device)
-    input = make_input(case.shape, torch.float32, device, case.layout).requires_grad_(requires_grad)
-    op = getattr(torch.ops.regops, spec.name)
-    torch.library.opcheck(op, (input, *arguments.values()))
+    for name in spec.schemas:
+        leaf = make_input(case.shape, torch.float32, device, case.layout)
+        leaf.requires_grad_(requires_grad)
+        # An op in place refuses a leaf that requires grad.
+        input = leaf.clone() if name.endswith("_") else leaf
+        torch.library.opcheck(getattr(torch.ops.regops, name), (input, *arguments.values()))
 
 
 @pytest.mark.parametrize("name", ["channels_last", "transposed", "misaligned", "strided"])

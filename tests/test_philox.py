@@ -72,6 +72,23 @@ def _by_interpreted_cuda(blocks: list[Block]) -> list[list[int]]:
     return words.tolist()
 
 
+def _by_cuda(blocks: list[Block]) -> list[list[int]]:
+    keys = torch.tensor([_signed(b[0]) for b in blocks], device="cuda")
+    counters = torch.tensor([[_signed(value) for value in b[1:]] for b in blocks], device="cuda")
+    words = torch.zeros(len(blocks), 4, dtype=torch.int32, device="cuda")
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (keys, counters, words)]
+    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    launcher = ctypes.CDLL(_C.__file__).regops_philox_cuda
+    assert launcher(*pointers, ctypes.c_int64(len(blocks)), stream) == 0
+    return (words.long() & 0xFFFFFFFF).tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_known_answers_on_the_gpu() -> None:
+    blocks, answers = _known()
+    assert _by_cuda(blocks) == answers
+
+
 @pytest.mark.parametrize("implementation", [_by_numpy, _by_torch, _by_interpreted_cuda])
 def test_known_answers(implementation: Callable[[list[Block]], list[list[int]]]) -> None:
     blocks, answers = _known()
