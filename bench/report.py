@@ -61,7 +61,7 @@ def markdown(summary: Summary) -> str:
         "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS),
     ]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in summary.rows]
-    lines += [""] + [f"- {line}" for line in end_to_end_lines(summary)]
+    lines += [""] + [f"- {line}" for line in memory_lines(summary) + end_to_end_lines(summary)]
     lines += [f"- {line}" for line in warnings(summary)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -101,6 +101,21 @@ def end_to_end_lines(summary: Summary) -> list[str]:
     ]
 
 
+def memory_lines(summary: Summary) -> list[str]:
+    """Memory of each op's largest forward, regops's beside eager's, a line a dtype."""
+    lines = []
+    for rows in _grouped(summary.rows, "op", "device", "dtype"):
+        row = max(rows, key=lambda each: (each.numel, each.direction == "forward"))
+        if {"eager", "regops"} <= row.peak.keys() & row.state.keys():
+            used = "; ".join(
+                f"{name} {_size(row.peak[name])} at the peak of forward, "
+                f"{_size(row.state[name])} kept for backward"
+                for name in ("eager", "regops")
+            )
+            lines.append(f"memory, {row.op} {row.size} {row.dtype} {row.device}: {used}")
+    return lines
+
+
 def warnings(summary: Summary) -> list[str]:
     """What a reader must know before believing the figures."""
     lines = [f"not timed: {test}: {reason}" for test, reason in summary.not_timed.items()]
@@ -125,6 +140,7 @@ def html(summary: Summary) -> str:
         headings=HEADINGS[_TITLED:],
         text_columns=_TEXT_COLUMNS - _TITLED,
         warnings=warnings(summary),
+        memory=memory_lines(summary),
         end_to_end=end_to_end_lines(summary),
         machine=[(name.replace("_", " "), _flat(value)) for name, value in summary.machine.items()],
         sections=[_section(rows) for rows in _grouped(summary.rows, "op", "device")],
@@ -219,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     wide = console if console.is_terminal else Console(width=120)
     for table in tables(summary):
         wide.print(table)
-    for line in end_to_end_lines(summary) + warnings(summary):
+    for line in memory_lines(summary) + end_to_end_lines(summary) + warnings(summary):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return page

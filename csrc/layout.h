@@ -23,6 +23,11 @@ struct PermutedLayout {
   int64_t outer_logical[kMaxOuterDims];
 };
 
+// A part of one outer index: rows [row_begin, row_end) by columns [column_begin, column_end).
+struct Tile {
+  int64_t row_begin, row_end, column_begin, column_end;
+};
+
 struct OuterOrigin {
   int64_t memory, logical;
 };

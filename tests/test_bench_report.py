@@ -105,6 +105,7 @@ def test_the_report_is_one_page_that_loads_nothing(summary: Summary) -> None:
         "(!) others used more than 10%",
         "other_library is not importable",
         "97.0%",
+        "at the peak of forward",
         "A CPU",
     ):
         assert must in page

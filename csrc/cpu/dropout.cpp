@@ -156,7 +156,7 @@ static void keep_words(uint64_t first_index, int64_t column_logical, int64_t col
 
 template <class T>
 static void tile_of_type(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
-                         int64_t row_begin, int64_t row_end) {
+                         Tile tile) {
   const T* x = static_cast<const T*>(call.input) + origin.memory;
   T* y = static_cast<T*>(call.output) + origin.memory;
   alignas(64) uint16_t words[kTileColumns];
@@ -165,10 +165,10 @@ static void tile_of_type(const DropoutCall& call, const PermutedLayout& layout, 
   const auto fill = call.rule.fine ? keep_words<true, false>
                     : aligned      ? keep_words<false, true>
                                    : keep_words<false, false>;
-  for (int64_t row = row_begin; row < row_end; row += kTileRows) {
-    const int64_t rows = std::min<int64_t>(kTileRows, row_end - row);
-    for (int64_t column = 0; column < layout.columns; column += kTileColumns) {
-      const int64_t columns = std::min<int64_t>(kTileColumns, layout.columns - column);
+  for (int64_t row = tile.row_begin; row < tile.row_end; row += kTileRows) {
+    const int64_t rows = std::min<int64_t>(kTileRows, tile.row_end - row);
+    for (int64_t column = tile.column_begin; column < tile.column_end; column += kTileColumns) {
+      const int64_t columns = std::min<int64_t>(kTileColumns, tile.column_end - column);
       const uint64_t first = origin.logical + row + column * layout.column_logical;
       for (int64_t r = 0; r < rows; ++r) {  // asked for before the arithmetic, as in prefetch_lines
         const T* line = x + (row + r) * layout.row_memory + column;
@@ -204,8 +204,8 @@ void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t f
 }
 
 void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
-                  int64_t row_begin, int64_t row_end) {
-#define REGOPS_CALL(T) tile_of_type<T>(call, layout, origin, row_begin, row_end)
+                  Tile tile) {
+#define REGOPS_CALL(T) tile_of_type<T>(call, layout, origin, tile)
   REGOPS_FOR_DTYPE(call.dtype, REGOPS_CALL)
 #undef REGOPS_CALL
 }
@@ -228,8 +228,8 @@ void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t f
 }
 
 void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
-                  int64_t row_begin, int64_t row_end) {
-  REGOPS_DISPATCH_ISA(dropout_tile, call, layout, origin, row_begin, row_end);
+                  Tile tile) {
+  REGOPS_DISPATCH_ISA(dropout_tile, call, layout, origin, tile);
 }
 
 void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t word[4]) {

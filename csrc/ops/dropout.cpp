@@ -111,17 +111,20 @@ void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& 
     });
     return;
   }
-  constexpr int64_t kRows = 32;  // one tile of the kernel
-  const int64_t tiles = (layout.rows + kRows - 1) / kRows;
-  const int64_t tile_elements = std::min(layout.rows, kRows) * layout.columns;
-  at::parallel_for(0, layout.outer * tiles, kGrain / tile_elements + 1,
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t i = begin; i < end; ++i) {
-                       const int64_t row = i % tiles * kRows;
-                       cpu::dropout_tile(call, layout, outer_origin(layout, i / tiles), row,
-                                         std::min(row + kRows, layout.rows));
-                     }
-                   });
+  // Tiles large enough for a thread, small enough that few rows or few columns still make many.
+  constexpr int64_t kRows = 32, kColumns = 4096;
+  const int64_t down = (layout.rows + kRows - 1) / kRows;
+  const int64_t across = (layout.columns + kColumns - 1) / kColumns;
+  const int64_t elements = std::min(layout.rows, kRows) * std::min(layout.columns, kColumns);
+  at::parallel_for(
+      0, layout.outer * down * across, kGrain / elements + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t row = i / across % down * kRows, column = i % across * kColumns;
+          const Tile tile = {row, std::min(row + kRows, layout.rows), column,
+                             std::min(column + kColumns, layout.columns)};
+          cpu::dropout_tile(call, layout, outer_origin(layout, i / across / down), tile);
+        }
+      });
 }
 
 #ifdef REGOPS_WITH_CUDA

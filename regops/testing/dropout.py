@@ -41,6 +41,7 @@ spec = OpSpec(
         Case("channels-last-rgb", (2, 3, 33, 35), {"p": 0.25}, "channels_last"),
         Case("transposed-small", (7, 9), {"p": 0.4}, "transposed"),
         Case("transposed", (100, 77), {"p": 0.4}, "transposed"),
+        Case("transposed-wide", (9000, 3), {"p": 0.4}, "transposed"),
         Case("transposed-batch", (2, 3, 41, 64), {"p": 0.4}, "transposed"),
         Case("strided", (9, 50), {"p": 0.4}, "strided"),
         Case("expanded", (6, 40), {"p": 0.4}, "expanded"),
