@@ -41,7 +41,8 @@ py::dict build_info() {
   return info;
 }
 
-// How many threads at::parallel_for gives this library: torch.get_num_threads(), or the build is off.
+// How many threads at::parallel_for gives this library: torch.get_num_threads(), or the build is
+// off.
 int64_t parallel_threads() {
   std::atomic<int64_t> threads{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { ++threads; });
