@@ -7,7 +7,6 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/MemoryOverlap.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DeviceGuard.h>
@@ -20,6 +19,7 @@
 #include "ops/contiguity.h"
 #include "ops/device.h"
 #include "ops/output.h"
+#include "ops/parallel.h"
 #include "ops/random.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/dropout.h"
@@ -73,9 +73,6 @@ void check_leaf(const Tensor& input) {
 // ---- devices: each fills `output`, dense and of the input's dtype and strides, or the input
 // itself
 
-// Elements below which a second thread costs more than it saves: about 3 us of work.
-constexpr int64_t kGrain = 32768;
-
 using Run = void (*)(const Tensor& input, const Tensor& output, double p, const Tensor& key);
 
 void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& key) {
@@ -87,44 +84,19 @@ void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& 
   call.rule = dropout_rule(p);
   call.stream = call.input != call.output && static_cast<int64_t>(output.nbytes()) >= kStreamBytes;
 
-  const int64_t n = input.numel();
   if (input.is_contiguous()) {
-    // Threads meet at multiples of 4096 elements: whole groups of random bits, whole cache lines.
-    constexpr int64_t kChunk = 4096;
-    at::parallel_for(
-        0, (n + kChunk - 1) / kChunk, kGrain / kChunk, [&](int64_t begin, int64_t end) {
-          cpu::dropout_run(call, begin * kChunk, std::min(end * kChunk, n), begin * kChunk);
-        });
-    return;
-  }
-  const PermutedLayout layout = *permuted_layout(input);
-  if (layout.row_memory == 1) {  // runs of memory that are runs of logical indices too
-    const int64_t runs = layout.outer * layout.columns;
-    at::parallel_for(0, runs, kGrain / layout.rows + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const OuterOrigin origin = outer_origin(layout, i / layout.columns);
-        const int64_t column = i % layout.columns;
-        const int64_t at = origin.memory + column * layout.column_memory;
-        cpu::dropout_run(call, at, at + layout.rows,
-                         origin.logical + column * layout.column_logical);
-      }
+    parallel_contiguous(input.numel(), [&](int64_t begin, int64_t end) {
+      cpu::dropout_run(call, begin, end, begin);
     });
     return;
   }
-  // Tiles large enough for a thread, small enough that few rows or few columns still make many.
-  constexpr int64_t kRows = 32, kColumns = 4096;
-  const int64_t down = (layout.rows + kRows - 1) / kRows;
-  const int64_t across = (layout.columns + kColumns - 1) / kColumns;
-  const int64_t elements = std::min(layout.rows, kRows) * std::min(layout.columns, kColumns);
-  at::parallel_for(
-      0, layout.outer * down * across, kGrain / elements + 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t row = i / across % down * kRows, column = i % across * kColumns;
-          const Tile tile = {row, std::min(row + kRows, layout.rows), column,
-                             std::min(column + kColumns, layout.columns)};
-          cpu::dropout_tile(call, layout, outer_origin(layout, i / across / down), tile);
-        }
-      });
+  const PermutedLayout layout = *permuted_layout(input);
+  parallel_permuted(
+      layout,
+      [&](int64_t memory, int64_t logical, int64_t n) {
+        cpu::dropout_run(call, memory, memory + n, logical);
+      },
+      [&](OuterOrigin origin, Tile tile) { cpu::dropout_tile(call, layout, origin, tile); });
 }
 
 #ifdef REGOPS_WITH_CUDA
@@ -221,38 +193,24 @@ void call_dropout_inplace(const Tensor& input, double p, const Tensor& key) {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-variable_list backward_from_key(AutogradContext* context, const variable_list& gradients) {
-  const Tensor& gradient = gradients[0];
-  if (!gradient.defined()) return {Tensor(), Tensor(), Tensor()};
-  const Tensor key = context->get_saved_variables()[0];
-  return {call_dropout(gradient, context->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
-}
-
-struct DropoutFunction : torch::autograd::Function<DropoutFunction> {
+template <bool kInplace>
+struct DropoutFunction : torch::autograd::Function<DropoutFunction<kInplace>> {
   static Tensor forward(AutogradContext* context, const Tensor& input, double p,
                         const Tensor& key) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({key});
     context->saved_data["p"] = p;
-    return call_dropout(input, p, key);
-  }
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return backward_from_key(context, gradients);
-  }
-};
-
-struct DropoutInplaceFunction : torch::autograd::Function<DropoutInplaceFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& input, double p,
-                        const Tensor& key) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({key});
-    context->saved_data["p"] = p;
+    if constexpr (!kInplace) return call_dropout(input, p, key);
     call_dropout_inplace(input, p, key);
     context->mark_dirty({input});
     return input;
   }
+
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return backward_from_key(context, gradients);
+    const Tensor& gradient = gradients[0];
+    if (!gradient.defined()) return {Tensor(), Tensor(), Tensor()};
+    const Tensor key = context->get_saved_variables()[0];
+    return {call_dropout(gradient, context->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
   }
 };
 
@@ -261,7 +219,7 @@ bool needs_node(const Tensor& input) {
 }
 
 Tensor dropout_autograd(const Tensor& input, double p, const Tensor& key) {
-  if (needs_node(input)) return DropoutFunction::apply(input, p, key);
+  if (needs_node(input)) return DropoutFunction<false>::apply(input, p, key);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_dropout(input, p, key);
 }
@@ -272,7 +230,7 @@ void dropout_inplace_autograd(const Tensor& input, double p, const Tensor& key) 
   const bool needs = needs_node(input);
   torch::autograd::check_inplace(input, needs);
   if (needs) {
-    DropoutInplaceFunction::apply(input, p, key);
+    DropoutFunction<true>::apply(input, p, key);
     return;
   }
   {
