@@ -11,7 +11,7 @@ bench: build  ## time regops against PyTorch and write the report
 	$(BIN)/python -m bench
 
 test: build  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --benchmark-quiet
 
 bench-check: build  ## fail unless the last benchmark's ratios meet the goals
 	$(BIN)/python -m bench.check
@@ -26,7 +26,10 @@ setup: $(VENV)/installed
 
 # torch comes first, alone: every other package then finds it there.
 $(VENV)/installed: requirements-dev.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		"regops: its tests and benchmarks need Python 3.11 or newer; $(PYTHON) is %d.%d: set PYTHON" \
+		% sys.version_info[:2])'
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@
 

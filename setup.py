@@ -23,8 +23,8 @@ try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
-        "regops compiles against the torch that is installed, and none is: install torch first, "
-        "then run `pip install --no-build-isolation .`"
+        "regops compiles against the torch that is installed, and here none can be imported: install "
+        "torch first, then run `pip install --no-build-isolation .` (pip's isolation hides torch)"
     ) from error
 
 ROOT = Path(__file__).parent.resolve()
@@ -100,16 +100,19 @@ class Build(BuildExtension):
         headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh"), Path(__file__)]
         newest_header = max(path.stat().st_mtime for path in headers)
 
+        version = subprocess.check_output([home / "bin" / "nvcc", "--version"], text=True)
+
         def compile_one(source: Path) -> Path:
             target = folder / f"{source.stem}.o"
             stamp = folder / f"{source.stem}.flags"
             command = [str(home / "bin" / "nvcc"), *flags, "-c", str(source), "-o", str(target)]
-            line = " ".join(command)
+            line = " ".join(command) + version
             newest = max(newest_header, source.stat().st_mtime)
             current = target.exists() and target.stat().st_mtime > newest
             if current and stamp.exists() and stamp.read_text() == line:
                 return target
-            print(line)
+            print(" ".join(command))
+            stamp.unlink(missing_ok=True)  # an interrupted compiler may leave half an object
             subprocess.check_call(command, cwd=ROOT)
             stamp.write_text(line)
             return target
@@ -170,7 +173,7 @@ def extension() -> CppExtension:
         extra_link_args=link_args,
         library_dirs=library_dirs,
         libraries=libraries,
-        # A change in any of these relinks; ninja knows which files it recompiles.
+        # Without ninja, setuptools compares times itself.
         depends=[str(path) for path in (*ROOT.glob("csrc/**/*.*"), ROOT / "setup.py")],
     )
 

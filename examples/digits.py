@@ -2,8 +2,10 @@
 
 Once with torch's modules and once with regops's, on the same batches from the same initial weights:
 
-    python examples/digits.py                # both
-    python examples/digits.py --impl regops
+    PYTHONPATH=. python examples/digits.py                # both
+    PYTHONPATH=. python examples/digits.py --impl regops
+
+It needs scikit-learn and rich beside regops.
 
 The only difference is where `Dropout` comes from. Two wide hidden layers, each followed by dropout,
 are far more than 8 x 8 pixels need; they make dropout a visible part of the training time, as it is

@@ -7,17 +7,26 @@
 `python -m regops info` says what this installation can do, and why not the rest.
 """
 
-import torch  # noqa: F401  (its libraries must be loaded before the extension's)
+import importlib
+from pathlib import Path
+
+import torch  # its libraries must be loaded before the extension's
 
 __version__ = "0.1.0"
 
 try:
-    from regops import _C  # noqa: F401
+    importlib.import_module("regops._C")
 except ImportError as error:
-    raise ImportError(
-        "regops: its compiled extension is missing or was built for another torch "
-        f"({error}). Rebuild it with this one: pip install --no-build-isolation ."
-    ) from error
+    _folder = Path(__file__).parent
+    if any(_folder.glob("_C.*.so")):
+        _reason = f"regops: its extension was built for another torch than {torch.__version__}"
+        _reason += f" ({error}): run `pip install --no-build-isolation .` again"
+    elif (_folder.parent / "setup.py").exists():
+        _reason = "regops: this is the source folder, and its extension is not built in place: "
+        _reason += "start Python in another folder, or run `make build` here"
+    else:
+        _reason = "regops: its compiled extension is missing: install regops again"
+    raise ImportError(_reason) from None
 
 from regops import functional, nn, random, reference
 from regops._info import info

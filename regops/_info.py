@@ -50,7 +50,7 @@ def _version(number: int) -> str:
 
 def _cuda_reason(build: int | None, gpu: str | None) -> str:
     if build is None:
-        return "off: built without nvcc (set CUDA_HOME or REGOPS_CUDA=1 and rebuild)"
+        return "off: built without CUDA (nvcc was not found, or REGOPS_CUDA=0)"
     if torch.version.cuda is None:
         return "off: compiled in, but this torch is a CPU build"
     if gpu is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 
@@ -29,7 +32,13 @@ def mapped_if_vmap(like: Tensor) -> Tensor:
         for interpreter in _functorch.get_interpreter_stack() or ()
         if interpreter.key() == _functorch.TransformType.Vmap
     ]
-    mapped = torch.empty(*(size for _, size in levels), 0, device=like.device)
+    with temporarily_clear_interpreter_stack():  # else the outermost transform would wrap it
+        mapped = torch.empty(*(size for _, size in levels), 0, device=like.device)
     for level, _ in levels:
         mapped = _functorch._add_batch_dim(mapped, 0, level)
     return mapped
+
+
+def stack(results: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The examples' results, of which there may be none, on dimension 0: what vmap's rules return."""
+    return torch.stack(tuple(results)) if results else like.new_empty((0, *like.shape))

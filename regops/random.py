@@ -6,13 +6,14 @@ it: same key, same mask, on every device, thread count, instruction set, dtype a
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from regops import _C  # noqa: F401  (registers torch.ops.regops)
-from regops._transforms import mapped_if_vmap
+from regops._transforms import mapped_if_vmap, stack
 
 _INT64 = 1 << 63
 
@@ -29,7 +30,8 @@ def key(seed: int, offset: int = 0, device: torch.device | str = "cpu") -> Tenso
         int64 tensor of shape (2,).
 
     Raises:
-        ValueError: A number does not fit 64 bits.
+        TypeError: A number is not an integer.
+        ValueError: It does not fit 64 bits.
 
     Example:
         >>> import torch, regops.functional as RF, regops.random
@@ -69,7 +71,8 @@ def fold_in(key: Tensor, data: int) -> Tensor:
         A key on the same device, a pure function of both arguments.
 
     Raises:
-        ValueError: `data` does not fit 64 bits.
+        TypeError: `data` is not an integer; `key` is not int64.
+        ValueError: `data` does not fit 64 bits; `key` is not of shape (2,).
 
     Example:
         >>> import regops.random
@@ -103,7 +106,7 @@ def _new_key_vmap(
     drawn: Tensor = torch.ops.regops.new_key(like, generator=generator)
     if info.randomness == "same":
         return drawn, None
-    return torch.stack([fold_in(drawn, i) for i in range(info.batch_size)]), 0
+    return stack([fold_in(drawn, i) for i in range(info.batch_size)], drawn), 0
 
 
 @torch.library.register_vmap("regops::fold_in")  # type: ignore[untyped-decorator]
@@ -112,10 +115,16 @@ def _fold_in_vmap(
 ) -> tuple[Tensor, int | None]:
     if in_dims[0] is None:
         return fold_in(key, data), None
-    return torch.stack([fold_in(one, data) for one in key.unbind(in_dims[0])]), 0
+    keys = key.movedim(in_dims[0], 0)
+    return stack([fold_in(one, data) for one in keys], key.new_empty(2)), 0
 
 
 def _as_int64(name: str, value: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        got = type(value).__name__
+        raise TypeError(f"regops.random: expected {name} of type int, got {got}") from None
     if not -_INT64 <= value < 2 * _INT64:
         raise ValueError(f"regops.random: expected {name} of 64 bits, got {value}")
     return value - 2 * _INT64 if value >= _INT64 else value

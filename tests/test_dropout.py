@@ -171,12 +171,24 @@ def _leaf() -> Tensor:
         (lambda: RF.dropout(torch.ones(3), 1.5, False), ValueError, "p in [0, 1], got 1.5"),
         (lambda: RF.dropout(torch.ones(3), nan), RuntimeError, "p in [0, 1], got nan"),
         (lambda: regops.nn.Dropout(2.0), ValueError, "p in [0, 1], got 2.0"),
-        (lambda: RF.dropout(torch.ones(3, dtype=torch.int32)), RuntimeError, "got Int"),
-        (lambda: RF.dropout(torch.ones(3, dtype=torch.bool)), RuntimeError, "got Bool"),
-        (lambda: RF.dropout(torch.ones(3, dtype=torch.complex64)), RuntimeError, "ComplexFloat"),
+        (lambda: RF.dropout(torch.ones(3, dtype=torch.int32)), RuntimeError, "got int32"),
+        (lambda: RF.dropout(torch.ones(3, dtype=torch.bool)), RuntimeError, "got bool"),
+        (lambda: RF.dropout(torch.ones(3, dtype=torch.complex64)), RuntimeError, "got complex64"),
+        (lambda: RF.dropout(torch.ones(3), 1.0000001), ValueError, "got 1.0000001"),
+        (
+            lambda: RF.dropout(torch.eye(3).to_sparse()),
+            NotImplementedError,
+            "strided input, got Spar",
+        ),
+        (
+            lambda: RF.dropout(torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged)),
+            NotImplementedError,
+            "regops.dropout: expected a strided input, got",
+        ),
+        (lambda: regops.random.key(1.5), TypeError, "seed of type int, got float"),
         (lambda: RF.dropout([1.0]), TypeError, "got (input: list, p: float"),
         (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "got (input: Tensor, p: str"),
-        (lambda: RF.dropout(torch.ones(3), key=torch.ones(2)), TypeError, "got torch.Float"),
+        (lambda: RF.dropout(torch.ones(3), key=torch.ones(2)), TypeError, "got torch.float32"),
         (lambda: RF.dropout(torch.ones(3), key=7), TypeError, "key: int"),
         (
             lambda: RF.dropout(torch.ones(3), key=torch.ones(3, dtype=torch.int64)),
@@ -186,7 +198,7 @@ def _leaf() -> Tensor:
         (
             lambda: RF.dropout(torch.ones(3), key=torch.ones(2, dtype=torch.int64, device="meta")),
             RuntimeError,
-            "key on cpu or cpu, got meta",
+            "key on cpu, got meta",
         ),
         (
             lambda: RF.dropout(

@@ -71,7 +71,7 @@ def test_fold_in_gives_streams_of_their_own() -> None:
 
 
 def test_fold_in_refuses_what_is_no_key() -> None:
-    with pytest.raises(TypeError, match=r"got torch\.Float"):
+    with pytest.raises(TypeError, match=r"got torch\.float32"):
         regops.random.fold_in(torch.ones(2), 1)
     with pytest.raises(ValueError, match="shape"):
         regops.random.fold_in(torch.ones(4, dtype=torch.int64), 1)

@@ -84,7 +84,11 @@ static void run(const T* x, T* y, uint64_t first_index, int64_t n, Key key,
   int64_t skip = first_index % kPerBlock;
   for (int64_t i = 0; i < n;) {
     prefetch_lines(x + i, kGroup * sizeof(T));
-    fill_blocks(key, block, bits);
+    if (skip + n - i <= kLanes * kPerBlock) {  // a short run, or the end of a long one
+      fill_blocks<1>(key, block, bits);
+    } else {
+      fill_blocks<kFillChains>(key, block, bits);
+    }
     const int64_t count = std::min(kGroup - skip, n - i);
     const auto keep = [&bits, skip, threshold](int64_t k) { return bits[skip + k] >= threshold; };
     if (count == kGroup) {  // the usual case, with a length that the compiler knows

@@ -88,20 +88,21 @@ static inline __attribute__((always_inline)) void philox_lanes(uint64_t key,
 constexpr int kFillChains = 4;
 constexpr int kFillBlocks = kFillChains * kLanes;
 
-// The 16-byte blocks first, first + 1, ... of a key's stream, in memory order.
+// The kChains * kLanes blocks of 16 bytes first, first + 1, ... of a key's stream, in memory order.
+template <int kChains>
 static inline __attribute__((always_inline)) void fill_blocks(Key key, uint64_t first,
                                                               void* blocks) {
   // Lane l computes block (l mod 2) kLanes/2 + l div 2, so that pairing up the even lanes gives the
   // first half of the blocks in order and the odd lanes the second.
   Lanes order;
   for (int l = 0; l < kLanes; ++l) order[l] = (l % 2) * (kLanes / 2) + l / 2;
-  Lanes counter[kFillChains];
+  Lanes counter[kChains];
 #pragma GCC unroll 8
-  for (int u = 0; u < kFillChains; ++u) counter[u] = order + (first + u * kLanes);
-  PhiloxLanes lanes[kFillChains];
-  philox_lanes<kFillChains>(key.seed ^ kDomainVariates, counter, key.offset, lanes);
+  for (int u = 0; u < kChains; ++u) counter[u] = order + (first + u * kLanes);
+  PhiloxLanes lanes[kChains];
+  philox_lanes<kChains>(key.seed ^ kDomainVariates, counter, key.offset, lanes);
 #pragma GCC unroll 8
-  for (int u = 0; u < kFillChains; ++u) {
+  for (int u = 0; u < kChains; ++u) {
     const Lanes(&word)[4] = lanes[u].word;
     const Lanes low = (word[0] & 0xFFFFFFFFu) | (word[1] << 32);
     const Lanes high = (word[2] & 0xFFFFFFFFu) | (word[3] << 32);

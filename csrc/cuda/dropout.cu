@@ -155,11 +155,9 @@ int launch_permuted(const void* input, void* output, const PermutedLayout& layou
 // Whether kSize neighbouring columns can move as one, in the same phase of their groups.
 bool columns_align(const PermutedLayout& layout, const void* input, const void* output,
                    int64_t size) {
-  bool align = layout.column_memory == 1 && layout.columns % size == 0 &&
-               layout.row_memory % size == 0 && layout.column_logical % kDropoutGroup == 0 &&
-               is_aligned(input) && is_aligned(output);
-  for (int d = 0; d < layout.outer_dims; ++d) align &= layout.outer_memory[d] % size == 0;
-  return align;
+  // In dense memory all other strides are multiples of `columns` then.
+  return layout.column_memory == 1 && layout.columns % size == 0 &&
+         layout.column_logical % kDropoutGroup == 0 && is_aligned(input) && is_aligned(output);
 }
 
 }  // namespace

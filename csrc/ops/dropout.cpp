@@ -6,6 +6,9 @@
 #include "ops/dropout.h"
 
 #include <ATen/Dispatch.h>
+#include <charconv>
+#include <string>
+
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -23,7 +26,6 @@
 #include "ops/random.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/dropout.h"
-#include "cuda/launch.h"
 #endif
 
 namespace regops {
@@ -34,10 +36,16 @@ namespace {
 
 // ---- the contract: what is accepted, and what comes out ----------------------------------------
 
+// The shortest digits that read back as p: a stream's six would show 1.0000001 as 1.
+std::string digits(double p) {
+  char text[32];
+  return std::string(text, std::to_chars(text, text + sizeof text, p).ptr);
+}
+
 void check_p(double p) {
   // torch raises RuntimeError, not ValueError, for nan.
   TORCH_CHECK(!std::isnan(p), "regops.dropout: expected p in [0, 1], got nan");
-  TORCH_CHECK_VALUE(p >= 0.0 && p <= 1.0, "regops.dropout: expected p in [0, 1], got ", p);
+  TORCH_CHECK_VALUE(p >= 0.0 && p <= 1.0, "regops.dropout: expected p in [0, 1], got ", digits(p));
 }
 
 DType check_dtype(const Tensor& input) {
@@ -54,20 +62,28 @@ DType check_dtype(const Tensor& input) {
       TORCH_CHECK(
           false,
           "regops.dropout: expected input of dtype float64, float32, bfloat16 or float16, got ",
-          c10::toString(input.scalar_type()));
+          c10::getDtypeNames(input.scalar_type()).first);
   }
+}
+
+void check_tensor(const Tensor& input) {
+  check_dtype(input);
+  TORCH_CHECK_NOT_IMPLEMENTED(input.layout() == at::kStrided && !input.is_nested(),
+                              "regops.dropout: expected a strided input, got ",
+                              input.is_nested() ? "a nested tensor" : c10::str(input.layout()));
 }
 
 void check(const Tensor& input, double p, const Tensor& key) {
   check_p(p);
-  check_dtype(input);
+  check_tensor(input);
   check_key("dropout", key, input);
 }
 
 void check_leaf(const Tensor& input) {
-  TORCH_CHECK(!(at::GradMode::is_enabled() && input.requires_grad() && input.is_leaf()),
-              "regops.dropout: a leaf tensor of shape ", input.sizes(),
-              " that requires grad is being used in an in-place operation");
+  TORCH_CHECK(
+      !(at::GradMode::is_enabled() && input.requires_grad() && input.is_leaf() && !input.is_view()),
+      "regops.dropout: a leaf tensor of shape ", input.sizes(),
+      " that requires grad is being used in an in-place operation");
 }
 
 // ---- devices: each fills `output`, dense and of the input's dtype and strides, or the input
@@ -120,7 +136,7 @@ void run_cuda(const Tensor& input, const Tensor& output, double p, const Tensor&
     error = regops_dropout_permuted_cuda(dtype, input.const_data_ptr(), output.mutable_data_ptr(),
                                          &layout, &cuda_key, &rule, current_stream(input));
   }
-  TORCH_CHECK(error == 0, "regops.dropout: CUDA error ", error, ": ", regops_cuda_error(error));
+  check_launch("dropout", error);
 }
 #endif
 
@@ -229,10 +245,16 @@ void dropout_inplace_autograd(const Tensor& input, double p, const Tensor& key) 
   check_leaf(input);
   const bool needs = needs_node(input);
   torch::autograd::check_inplace(input, needs);
-  if (needs) {
+  if (needs) {  // marks the input dirty, which counts its version up
     DropoutFunction<true>::apply(input, p, key);
     return;
   }
+  const at::AutoDispatchBelowAutograd guard;
+  call_dropout_inplace(input, p, key);
+}
+
+// Reached without Autograd too: a tensor from outside that is written in inference mode.
+void dropout_inplace_version(const Tensor& input, double p, const Tensor& key) {
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     call_dropout_inplace(input, p, key);
@@ -251,14 +273,14 @@ Tensor dropout_eager(const Tensor& input, double p, bool training, bool inplace,
       "regops.dropout: expected key or generator, got both: a key needs no generator");
   if (key) check_key("dropout", *key, input);
   if (!training || p == 0.0) return input;
-  check_dtype(input);
+  check_tensor(input);
   if (inplace) {
     check_leaf(input);
     at::assert_no_internal_overlap(input);
   }
   // p = 1 drops all: no random number is needed, and as in torch none is drawn.
   const Tensor used = key        ? *key
-                      : p == 1.0 ? at::zeros({2}, at::TensorOptions().dtype(at::kLong))
+                      : p == 1.0 ? at::zeros({2}, input.options().dtype(at::kLong))
                                  : new_eager_key(input, generator);
   if (!inplace) return call_dropout(input, p, used);
   call_dropout_inplace(input, p, used);
@@ -285,6 +307,11 @@ TORCH_LIBRARY_IMPL(regops, CUDA, m) {
 TORCH_LIBRARY_IMPL(regops, Meta, m) {
   m.impl("dropout", &dropout_meta);
   m.impl("dropout_", &dropout_inplace_meta);
+}
+
+TORCH_LIBRARY_IMPL(regops, ADInplaceOrView, m) {
+  m.impl("dropout", torch::CppFunction::makeFallthrough());
+  m.impl("dropout_", &dropout_inplace_version);
 }
 
 TORCH_LIBRARY_IMPL(regops, Autograd, m) {

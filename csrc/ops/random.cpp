@@ -16,7 +16,6 @@
 
 #include "ops/device.h"
 #ifdef REGOPS_WITH_CUDA
-#include "cuda/launch.h"
 #include "cuda/random.h"
 #endif
 
@@ -28,11 +27,11 @@ using OptionalGenerator = std::optional<at::Generator>;
 void check_key(const char* op, const Tensor& key, const Tensor& input) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kLong, "regops.", op,
                    ": expected key of dtype torch.int64, got torch.",
-                   c10::toString(key.scalar_type()));
+                   c10::getDtypeNames(key.scalar_type()).first);
   TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "regops.", op,
                     ": expected key of shape (2,), got ", key.sizes());
   TORCH_CHECK(key.device() == input.device() || key.is_cpu(), "regops.", op, ": expected key on ",
-              input.device(), " or cpu, got ", key.device());
+              input.device(), input.is_cpu() ? "" : " or cpu", ", got ", key.device());
 }
 
 Key host_key(const Tensor& key) {
@@ -89,10 +88,6 @@ Tensor fold_in_meta(const Tensor& key, int64_t) {
 }
 
 #ifdef REGOPS_WITH_CUDA
-
-void check_launch(const char* op, int error) {
-  TORCH_CHECK(error == 0, "regops.", op, ": CUDA error ", error, ": ", regops_cuda_error(error));
-}
 
 bool is_capturing(const Tensor& like) {
   const int answer = regops_cuda_is_capturing(current_stream(like));

@@ -11,7 +11,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from regops import _C
 from regops._errors import wrong_types
-from regops._transforms import transform_active
+from regops._transforms import stack, transform_active
 from regops.random import key_like
 
 
@@ -34,8 +34,8 @@ def dropout(
     - The mask is a function of the key and of each element's logical (row-major) index alone: not
       of device, thread count, dtype, memory layout or compilation (`docs/randomness.md`).
     - p has 16 bits (32 where p < 2^-16 or p > 1 - 2^-16), and the scale belongs to the p so
-      rounded, so that E[y] = x exactly. It is a float32 (float64 for float64 input), and the
-      product is rounded once.
+      rounded. The scale is a float32 (float64 for float64 input) and not rounded to the input's
+      type: one rounding, of each product, is all that keeps E[y] from x.
     - A dropped inf or nan becomes 0, where torch keeps nan.
 
     Args:
@@ -45,7 +45,8 @@ def dropout(
         inplace: Write the result into `input`.
         key: int64 of shape (2,), on the input's device or the CPU, from `regops.random`. By default
             a new one is drawn from torch's random state.
-        generator: Draw that key from this generator instead of the default one.
+        generator: Draw that key from this generator instead of the default one. Not inside a
+            function compiled with `fullgraph=True`: torch cannot trace a generator.
 
     Returns:
         Tensor of the input's shape, dtype and, where it has no gaps or overlap, strides.
@@ -54,8 +55,8 @@ def dropout(
         ValueError: p is outside [0, 1]; key is not of shape (2,); key and generator are both given.
         TypeError: key is not int64; an argument is of the wrong type.
         RuntimeError: p is nan; input is not of a floating-point type above and training is True;
-            key is on another device; `inplace` on a leaf that requires grad, or on memory that
-            overlaps itself.
+            key is on another device; `inplace` on a leaf that requires grad, or on an expanded
+            tensor.
 
     Example:
         >>> import torch, regops.functional as RF
@@ -169,7 +170,9 @@ def _map(
 ) -> tuple[Tensor, int]:
     """One call an example: each example's mask is that of its own logical indices."""
     inputs, keys = _unstack(input, in_dims[0], size), _unstack(key, in_dims[2], size)
-    return torch.stack([function(x, p, k) for x, k in zip(inputs, keys, strict=True)]), 0
+    results = [function(x, p, k) for x, k in zip(inputs, keys, strict=True)]
+    example = input if in_dims[0] is None else input.movedim(in_dims[0], 0)[:0].sum(0)
+    return stack(results, example), 0
 
 
 def _unstack(tensor: Tensor, dim: int | None, size: int) -> tuple[Tensor, ...]:

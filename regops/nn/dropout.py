@@ -7,8 +7,8 @@ from torch import Tensor, nn
 import regops.functional as RF
 
 
-class Dropout(nn.Module):
-    """`torch.nn.Dropout` by `regops.functional.dropout`.
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout` by `regops.functional.dropout`; an instance of torch's class, too.
 
     Args:
         p: Probability of dropping, in [0, 1].
@@ -24,16 +24,10 @@ class Dropout(nn.Module):
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        super().__init__()
-        if not 0.0 <= p <= 1.0:
+        if p < 0.0 or p > 1.0:
             raise ValueError(f"regops.nn.Dropout: expected p in [0, 1], got {p}")
-        self.p = p
-        self.inplace = inplace
+        super().__init__(p, inplace)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drops in training, returns the input itself in evaluation."""
         return RF.dropout(input, self.p, self.training, self.inplace)
-
-    def extra_repr(self) -> str:
-        """Its hyper-parameters."""
-        return f"p={self.p}, inplace={self.inplace}"

@@ -57,7 +57,9 @@ def dropout(
         raise ValueError(f"regops.dropout: expected p in [0, 1], got {p}")
     if not training or p == 0.0:
         return input
-    if key is None:
+    if p == 1.0:  # drops all, and draws nothing
+        key = torch.zeros(2, dtype=torch.int64)
+    elif key is None:
         key = new_key(input.device, generator)
     keep = keep_mask(key.to(input.device), input.shape, p)
     drop_below, bits = threshold(p) if p < 1.0 else (0, 16)
