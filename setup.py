@@ -23,8 +23,8 @@ try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
-        "regops compiles against the torch that is installed, and here none can be imported: install "
-        "torch first, then run `pip install --no-build-isolation .` (pip's isolation hides torch)"
+        "regops compiles against the torch that is installed, and none can be imported here: "
+        "install torch first, then run `pip install --no-build-isolation .` (isolation hides torch)"
     ) from error
 
 ROOT = Path(__file__).parent.resolve()

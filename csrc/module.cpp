@@ -10,6 +10,7 @@
 
 #include "cpu/dropout.h"
 #include "cpu/isa.h"
+#include "ops/contiguity.h"
 #include "ops/copy.h"
 #include "ops/dropout.h"
 #ifdef REGOPS_WITH_CUDA
@@ -39,6 +40,27 @@ py::dict build_info() {
   info["cuda_architectures"] = py::none();
 #endif
   return info;
+}
+
+// What kernels are told of a dense tensor's memory order, for tests of those that run elsewhere.
+py::object permuted_layout(const at::Tensor& tensor) {
+  const auto layout = regops::permuted_layout(tensor);
+  if (!layout) return py::none();
+  py::dict fields;
+  fields["rows"] = layout->rows;
+  fields["row_memory"] = layout->row_memory;
+  fields["columns"] = layout->columns;
+  fields["column_memory"] = layout->column_memory;
+  fields["column_logical"] = layout->column_logical;
+  fields["outer"] = layout->outer;
+  fields["outer_dims"] = layout->outer_dims;
+  const auto list = [&](const int64_t* values) {
+    return std::vector<int64_t>(values, values + layout->outer_dims);
+  };
+  fields["outer_size"] = list(layout->outer_size);
+  fields["outer_memory"] = list(layout->outer_memory);
+  fields["outer_logical"] = list(layout->outer_logical);
+  return fields;
 }
 
 // How many threads at::parallel_for gives this library: torch.get_num_threads(), or the build is
@@ -71,6 +93,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
   m.def("build_info", &build_info);
+  m.def("permuted_layout", &permuted_layout, py::arg("tensor"));
   m.def("parallel_threads", &parallel_threads);
   m.def("philox_block", &philox_block, py::arg("key"), py::arg("counter_low"),
         py::arg("counter_high"));

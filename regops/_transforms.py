@@ -40,5 +40,5 @@ def mapped_if_vmap(like: Tensor) -> Tensor:
 
 
 def stack(results: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The examples' results, of which there may be none, on dimension 0: what vmap's rules return."""
+    """What vmap's rules return: the examples' results, maybe none, on dimension 0."""
     return torch.stack(tuple(results)) if results else like.new_empty((0, *like.shape))

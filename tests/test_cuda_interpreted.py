@@ -14,11 +14,13 @@ from torch import Tensor
 
 import regops.random
 import regops.reference
+from regops import _C
 from regops.reference.dropout import keep_mask, threshold
 from regops.reference.philox import random_bits
 from regops.testing import Case, make_input, specs
 from tests.cuda_library import LAUNCHED, call, interpreted, library
 from tests.ptx import require_nvcc
+from tests.test_statistics import BOUNDARY_KEY, fine_boundary
 
 KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -144,63 +146,119 @@ def test_dropout_reads_its_key_on_the_device(p: float) -> None:
     assert torch.equal(run_interpreted(input, p, key_on_device=True), _expected(input, p))
 
 
-# Shapes, and the order in which their dimensions stand in memory.
-PERMUTATIONS = {
-    "channels-last": ((2, 24, 6, 8), (0, 2, 3, 1)),
-    "channels-last-odd": ((2, 19, 7, 7), (0, 2, 3, 1)),
-    "channels-last-rgb": ((1, 3, 11, 13), (0, 2, 3, 1)),
-    "transposed": ((40, 24), (1, 0)),
-    "transposed-odd": ((31, 29), (1, 0)),
-    "swapped-outer": ((5, 6, 33), (1, 0, 2)),
-    "reversed": ((3, 4, 5, 6), (3, 2, 1, 0)),
-}
+def _past(pointer: ctypes.c_void_p, count: int) -> ctypes.c_void_p:
+    assert pointer.value is not None
+    return ctypes.c_void_p(pointer.value + count)
 
 
-def _layout(shape: tuple[int, ...], order: tuple[int, ...]) -> _Layout:
-    """The layout of a tensor of `shape` whose dimensions stand in memory in `order`."""
-    size = len(shape)
-    logical = [int(np.prod(shape[d + 1 :])) for d in range(size)]
-    memory = [0] * size
-    step = 1
-    for d in reversed(order):
-        memory[d], step = step, step * shape[d]
-    row = size - 1
-    inner = [d for d in reversed(order) if d != row]
-    column, outer = inner[0], inner[1:]
-    layout = _Layout(
-        shape[row], memory[row], shape[column], memory[column], logical[column], 1, len(outer)
-    )
-    for i, d in enumerate(outer):
-        layout.outer_size[i], layout.outer_memory[i] = shape[d], memory[d]
-        layout.outer_logical[i] = logical[d]
-        layout.outer *= shape[d]
+def _layout(tensor: Tensor) -> _Layout:
+    """As the op finds it."""
+    fields = _C.permuted_layout(tensor)
+    assert fields is not None
+    layout = _Layout()
+    for name, value in fields.items():
+        field = getattr(layout, name)
+        if isinstance(value, list):
+            field[: len(value)] = value
+        else:
+            setattr(layout, name, value)
     return layout
+
+
+def _run_permuted(input: Tensor, p: float, skip: int = 0) -> Tensor:
+    """Dropout in permuted memory; input and output begin `skip` elements past an allocation."""
+    device = interpreted()
+    size, width = input.numel(), input.element_size()
+    sources = np.zeros(size + skip, _memory(input).dtype)
+    targets = np.zeros_like(sources)
+    sources[skip:] = _memory(input)
+    call(
+        device,
+        "regops_dropout_permuted_cuda",
+        DTYPE_CODES[input.dtype],
+        _past(device.register(sources, writable=False), skip * width),
+        _past(device.register(targets), skip * width),
+        ctypes.byref(_layout(input)),
+        ctypes.byref(_CudaKey(*KEY, None)),
+        ctypes.byref(_rule(p)),
+        None,
+    )
+    memory = torch.from_numpy(targets[skip:].copy()).view(input.dtype)
+    return memory.as_strided(input.shape, input.stride())
+
+
+PERMUTATIONS = {
+    "channels-last": ((2, 24, 6, 8), "channels_last"),
+    "channels-last-phase": ((2, 24, 7, 7), "channels_last"),
+    "channels-last-odd": ((2, 19, 7, 7), "channels_last"),
+    "channels-last-rgb": ((1, 3, 11, 13), "channels_last"),
+    "transposed": ((40, 24), "transposed"),
+    "transposed-odd": ((31, 29), "transposed"),
+    "transposed-batch": ((3, 2, 16, 24), "transposed"),
+    "swapped-outer": ((5, 6, 33), "swapped_outer"),
+    "swapped-outer-even": ((6, 5, 64), "swapped_outer"),
+    "reversed": ((3, 4, 5, 6), "reversed"),
+    "reversed-phase": ((5, 8, 64), "reversed"),
+}
 
 
 @pytest.mark.parametrize("name", PERMUTATIONS)
 @pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
 @pytest.mark.parametrize("p", [0.3, 3e-6])
 def test_permuted_dropout(name: str, dtype: torch.dtype, p: float) -> None:
-    shape, order = PERMUTATIONS[name]
-    inverse = [order.index(d) for d in range(len(order))]
-    input = make_input(shape, dtype).permute(order).contiguous().permute(inverse)
-    output = torch.full_like(input, float("nan"))
-    device = interpreted()
-    layout = _layout(shape, order)
-    call(
-        device,
-        "regops_dropout_permuted_cuda",
-        DTYPE_CODES[dtype],
-        device.register(_memory(input), writable=False),
-        device.register(_memory(output)),
-        ctypes.byref(layout),
-        ctypes.byref(_CudaKey(*KEY, None)),
-        ctypes.byref(_rule(p)),
-        None,
-    )
+    shape, layout = PERMUTATIONS[name]
+    input = make_input(shape, dtype, layout=layout)
+    output = _run_permuted(input, p)
     assert torch.equal(output, _expected(input, p))
     mask = keep_mask(regops.random.key(*KEY), input.shape, p)
     assert torch.equal(output != 0, mask & (input != 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+def test_permuted_dropout_of_misaligned_memory(dtype: torch.dtype) -> None:
+    input = make_input((2, 24, 6, 8), dtype, layout="channels_last")
+    assert torch.equal(_run_permuted(input, 0.3, skip=1), _expected(input, 0.3))
+
+
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize(("from_skip", "to_skip"), [(0, 1), (1, 0), (1, 1)])
+def test_dropout_of_memory_misaligned_on_one_side(
+    dtype: torch.dtype, from_skip: int, to_skip: int
+) -> None:
+    size = 1000
+    sources, targets = (make_input((size + 1,), dtype, seed=seed) for seed in (0, 1))
+    device, width = interpreted(), sources.element_size()
+    call(
+        device,
+        "regops_dropout_cuda",
+        DTYPE_CODES[dtype],
+        _past(device.register(_memory(sources), writable=False), from_skip * width),
+        _past(device.register(_memory(targets)), to_skip * width),
+        ctypes.c_int64(size),
+        ctypes.c_uint64(0),
+        ctypes.byref(_CudaKey(*KEY, None)),
+        ctypes.byref(_rule(0.3)),
+        None,
+    )
+    expected = _expected(sources[from_skip : from_skip + size], 0.3)
+    assert torch.equal(targets[to_skip : to_skip + size], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), -1.0])
+def test_dropped_elements_are_selected_to_zero(dtype: torch.dtype, value: float) -> None:
+    output = run_interpreted(torch.full((1000,), value, dtype=dtype), 0.5)
+    keep = keep_mask(regops.random.key(*KEY), torch.Size((1000,)), 0.5)
+    assert torch.equal(output[~keep], torch.zeros(int((~keep).sum()), dtype=dtype))
+    assert not output[~keep].signbit().any()
+    assert output[keep].isnan().all() or (output[keep] == 2 * value).all()
+
+
+def test_fine_rule_keeps_at_its_threshold() -> None:
+    p, index = fine_boundary()
+    output = run_interpreted(torch.ones(index + 1), p, key=BOUNDARY_KEY)
+    assert output[index] != 0
+    assert run_interpreted(torch.ones(index + 1), p + 2**-32, key=BOUNDARY_KEY)[index] == 0
 
 
 def test_unknown_dtype_is_an_error_not_a_launch() -> None:

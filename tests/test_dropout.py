@@ -16,6 +16,7 @@ import regops.random
 import regops.reference
 from regops.reference.dropout import threshold as dropout_threshold
 from regops.reference.philox import random_bits
+from regops.testing import Layout, make_input
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 nan, inf = float("nan"), float("inf")
@@ -89,6 +90,15 @@ def test_in_place_is_seen_by_autograd() -> None:
     RF.dropout(input, 0.5, inplace=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         input.sum().backward()
+
+
+def test_in_place_in_inference_mode_is_seen_by_autograd() -> None:
+    leaf = torch.randn(10, requires_grad=True)
+    saved = leaf.exp()
+    with torch.inference_mode():
+        RF.dropout(saved, 0.5, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.sum().backward()
 
 
 def test_in_place_on_a_view_reaches_its_base() -> None:
@@ -269,6 +279,16 @@ def test_subclasses_may_override() -> None:
 
 
 # ---- size ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cpu_capability")
+@pytest.mark.parametrize("layout", ["contiguous", "misaligned", "swapped_outer", "transposed"])
+def test_outputs_that_are_stored_past_the_cache(layout: Layout) -> None:
+    """From 16 MiB on, where aligned; an odd row length puts runs in every phase."""
+    input = make_input((3, 1700, 1001), torch.float32, layout=layout)
+    key = regops.random.key(8)
+    output = RF.dropout(input, 0.3, key=key)
+    assert torch.equal(output, regops.reference.dropout(input, 0.3, key=key))
 
 
 @pytest.mark.slow

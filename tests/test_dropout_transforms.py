@@ -86,6 +86,34 @@ def test_vmap_of_grad_and_jvp() -> None:
     assert torch.equal(moved, RF.dropout(tangent, 0.3, key=key))
 
 
+@pytest.mark.parametrize(("randomness", "count"), [("same", 1), ("different", 3)])
+def test_vmap_of_transforms_that_draw(randomness: str, count: int) -> None:
+    """Per-example gradients and Jacobians: the keys are drawn inside grad inside vmap."""
+
+    def total(x: Tensor) -> Tensor:
+        return RF.dropout(x).sum()
+
+    input = torch.ones(3, 50)
+    gradients = torch.vmap(torch.func.grad(total), randomness=randomness)(input)
+    jacobians = torch.vmap(torch.func.jacrev(RF.dropout), randomness=randomness)(input)
+    diagonals = jacobians.diagonal(dim1=1, dim2=2)
+    for masks in (gradients, diagonals):
+        assert set(masks.unique().tolist()) == {0.0, 2.0}
+        assert len({tuple(mask.tolist()) for mask in masks}) == count
+
+
+def test_jacfwd_of_a_drawn_mask() -> None:
+    jacobian = torch.func.jacfwd(RF.dropout, randomness="same")(torch.ones(50))
+    assert torch.equal(jacobian, jacobian.diagonal().diag())
+    assert set(jacobian.diagonal().tolist()) == {0.0, 2.0}
+
+
+def test_vmap_over_no_examples() -> None:
+    for randomness in ("same", "different"):
+        output = torch.vmap(RF.dropout, randomness=randomness)(torch.ones(0, 3))
+        assert output.shape == (0, 3)
+
+
 def test_vmap_of_in_place() -> None:
     input = torch.ones(3, 20)
     output = torch.vmap(lambda x: RF.dropout(x * 1, 0.5, inplace=True), randomness="same")(input)

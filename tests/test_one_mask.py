@@ -14,13 +14,21 @@ import regops.functional as RF
 import regops.random
 from regops import _C
 from regops.reference.dropout import keep_mask
-from regops.testing import Layout
+from regops.testing import Layout, make_input
 from tests.conftest import CAPABILITIES, DEVICES
 from tests.test_cuda_interpreted import run_interpreted
 
 SHAPE, P, KEY = (4, 24, 10, 130), 0.3, (12345, 678)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-LAYOUTS: tuple[Layout, ...] = ("contiguous", "channels_last", "transposed", "misaligned", "strided")
+LAYOUTS: tuple[Layout, ...] = (
+    "contiguous",
+    "channels_last",
+    "transposed",
+    "swapped_outer",
+    "reversed",
+    "misaligned",
+    "strided",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +47,7 @@ def restored() -> Iterator[None]:
 
 def _ones(dtype: torch.dtype, layout: Layout, device: str) -> Tensor:
     """Ones in a memory layout; the test of a mask is which of them are left."""
-    if layout == "channels_last":
-        return torch.ones(SHAPE, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    if layout == "transposed":
-        *outer, rows, columns = SHAPE
-        return torch.ones(*outer, columns, rows, dtype=dtype, device=device).transpose(-1, -2)
-    if layout == "misaligned":
-        size = torch.Size(SHAPE).numel()
-        return torch.ones(size + 1, dtype=dtype, device=device)[1:].view(SHAPE)
-    if layout == "strided":
-        *outer, columns = SHAPE
-        return torch.ones(*outer, 2 * columns, dtype=dtype, device=device)[..., ::2]
-    return torch.ones(SHAPE, dtype=dtype, device=device)
+    return make_input(SHAPE, dtype, device, layout).fill_(1)
 
 
 @pytest.mark.usefixtures("restored")

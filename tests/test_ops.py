@@ -43,6 +43,8 @@ def _assert_close(spec: OpSpec, actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(
         actual, expected, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
     )
+    if tolerance.rtol == tolerance.atol == 0:  # to the sign of zero
+        assert torch.equal(actual.signbit(), expected.signbit())
 
 
 @pytest.mark.usefixtures("cpu_capability")
@@ -104,7 +106,9 @@ def test_opcheck(spec: OpSpec, case: Case, requires_grad: bool, device: str) -> 
         torch.library.opcheck(getattr(torch.ops.regops, name), (input, *arguments.values()))
 
 
-@pytest.mark.parametrize("name", ["channels_last", "transposed", "misaligned", "strided"])
+@pytest.mark.parametrize(
+    "name", ["channels_last", "transposed", "swapped_outer", "reversed", "misaligned", "strided"]
+)
 @pytest.mark.parametrize("spec", specs().values(), ids=specs())
 def test_layout_changes_no_value(spec: OpSpec, name: str, device: str) -> None:
     case = Case("layout", (2, 24, 9, 16), spec.cases[0].kwargs)

@@ -52,8 +52,9 @@ def test_build_has_cuda_where_nvcc_is() -> None:
         pytest.skip(str(missing))
     if os.environ.get("REGOPS_CUDA") == "0":
         pytest.skip("REGOPS_CUDA=0")
-    assert _C.build_info()["cuda"] >= 13000
-    assert _C.build_info()["cuda_architectures"] == "80;90;100"
+    wanted = os.environ.get("REGOPS_CUDA_ARCHITECTURES", "80;90;100")
+    assert _C.build_info()["cuda"] is not None
+    assert _C.build_info()["cuda_architectures"] == wanted
 
 
 def test_wheel_installs_and_imports_elsewhere(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_values_without_a_bad_access(sanitized: Path) -> None:
     result = _run(
         sanitized,
         *("-m", "pytest", "-q", "-x", "tests/test_ops.py", "tests/test_dropout.py"),
-        *("-k", "not compile and not 2_to_the_31", "-p", "no:cacheprovider"),
+        *("tests/test_random.py", "tests/test_one_mask.py", "tests/test_statistics.py"),
+        *("-k", "not compile and not 2_to_the_31 and not interpreted", "-p", "no:cacheprovider"),
     )
     print(result.stdout[-2000:], result.stderr[-5000:])
     assert result.returncode == 0

@@ -6,6 +6,7 @@ generator stays within with a probability that its comment names.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 import regops.functional as RF
 import regops.random
 from regops.reference.dropout import threshold
+from regops.reference.philox import random_bits
+from regops.testing import Layout, make_input
 
 SIZE = 1 << 22
 PROBABILITIES = [1e-4, 0.1, 0.5, 0.9, 0.999]
@@ -110,3 +113,27 @@ def test_fine_rule_has_the_rate(p: float) -> None:
     size = 1 << 25
     kept = int(_kept(p, seed=4, size=size).sum())
     assert abs(kept - size * (1 - p)) < 5 * math.sqrt(size * p * (1 - p))
+
+
+BOUNDARY_KEY = (1, 0)
+
+
+@functools.cache
+def fine_boundary() -> tuple[float, int]:
+    """A p of the fine rule that is exactly one element's own random bits, and that element."""
+    bits = random_bits(regops.random.key(*BOUNDARY_KEY), 1 << 17, 32)
+    index = int(bits.argmin())
+    p = int(bits[index]) / 2**32
+    assert threshold(p) == (int(bits[index]), 32)
+    return p, index
+
+
+@pytest.mark.usefixtures("cpu_capability")
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_fine_rule_keeps_at_its_threshold(layout: Layout) -> None:
+    """Kept iff the bits are >= the threshold; one more, and the element goes."""
+    p, index = fine_boundary()
+    key = regops.random.key(*BOUNDARY_KEY)
+    ones = make_input((1 << 7, 1 << 10), torch.float32, layout=layout).fill_(1)
+    assert RF.dropout(ones, p, key=key).flatten()[index] != 0
+    assert RF.dropout(ones, p + 2**-32, key=key).flatten()[index] == 0

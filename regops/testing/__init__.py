@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 Direction = Literal["forward", "backward", "full"]
-Layout = Literal["contiguous", "channels_last", "transposed", "misaligned", "strided", "expanded"]
+Layout = Literal[
+    "contiguous",
+    "channels_last",
+    "transposed",
+    "swapped_outer",
+    "reversed",
+    "misaligned",
+    "strided",
+    "expanded",
+]
 
 
 @dataclass(frozen=True)
@@ -126,9 +135,9 @@ def make_input(
         dtype: Its type; the values are drawn in float32 and rounded to it.
         device: Where it ends; the values are drawn on the CPU, so they do not depend on it.
         layout: "contiguous"; "channels_last" (4-d); "transposed" (memory order of the last two
-            dimensions swapped); "misaligned" (storage begins one element past an allocation);
-            "strided" (every second element of a larger tensor); "expanded" (stride 0 in the first
-            dimension).
+            dimensions swapped); "swapped_outer" (of the first two); "reversed" (of all);
+            "misaligned" (storage begins one element past an allocation); "strided" (every second
+            element of a larger tensor); "expanded" (stride 0 in the first dimension).
         seed: Of the values.
 
     Returns:
@@ -143,6 +152,11 @@ def make_input(
         return values.contiguous(memory_format=torch.channels_last)
     if layout == "transposed":
         return values.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if layout == "swapped_outer":
+        return values.transpose(0, 1).contiguous().transpose(0, 1)
+    if layout == "reversed":
+        backwards = tuple(reversed(range(values.dim())))
+        return values.permute(backwards).contiguous().permute(backwards)
     if layout == "misaligned":
         storage = torch.empty(values.numel() + 1, dtype=dtype, device=device)
         return storage[1:].view(shape).copy_(values)

@@ -43,6 +43,11 @@ spec = OpSpec(
         Case("transposed", (100, 77), {"p": 0.4}, "transposed"),
         Case("transposed-wide", (9000, 3), {"p": 0.4}, "transposed"),
         Case("transposed-batch", (2, 3, 41, 64), {"p": 0.4}, "transposed"),
+        Case("swapped-outer", (9, 5, 67), {"p": 0.4}, "swapped_outer"),
+        Case("swapped-outer-short", (50, 20, 4), {"p": 0.4}, "swapped_outer"),
+        Case("reversed-phase", (5, 8, 64), {"p": 0.4}, "reversed"),
+        # More dimensions than kernels walk: none merges with another.
+        Case("reversed-many", (2, 3, 2, 3, 2, 3, 2, 3), {"p": 0.4}, "reversed"),
         Case("strided", (9, 50), {"p": 0.4}, "strided"),
         Case("expanded", (6, 40), {"p": 0.4}, "expanded"),
     ),
