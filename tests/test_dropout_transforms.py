@@ -68,6 +68,13 @@ def test_compiled_vmap() -> None:
         assert len({tuple(mask.tolist()) for mask in masks}) == count
 
 
+def test_compiled_grad_raises_rather_than_lose_the_gradient() -> None:
+    torch._dynamo.reset()
+    gradient = torch.func.grad(lambda x: RF.dropout(x, key=regops.random.key(1)).sum())
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.compile(gradient, fullgraph=True)(torch.ones(50))
+
+
 def test_vmap_over_keys_equals_a_loop() -> None:
     input = torch.randn(3, 50)
     keys = torch.stack([regops.random.key(seed) for seed in range(3)])
