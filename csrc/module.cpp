@@ -42,6 +42,13 @@ py::dict build_info() {
   return info;
 }
 
+// The first words of a key's stream from block `first` on.
+std::vector<uint32_t> variate_blocks(uint64_t seed, uint64_t offset, uint64_t first) {
+  std::vector<uint32_t> words(4 * regops::cpu::kVariateBlocks);
+  regops::cpu::variate_blocks({seed, offset}, first, words.data());
+  return words;
+}
+
 // What kernels are told of a dense tensor's memory order, for tests of those that run elsewhere.
 py::object permuted_layout(const at::Tensor& tensor) {
   const auto layout = regops::permuted_layout(tensor);
@@ -93,6 +100,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
   m.def("build_info", &build_info);
+  m.def("variate_blocks", &variate_blocks, py::arg("seed"), py::arg("offset"), py::arg("first"));
   m.def("permuted_layout", &permuted_layout, py::arg("tensor"));
   m.def("parallel_threads", &parallel_threads);
   m.def("philox_block", &philox_block, py::arg("key"), py::arg("counter_low"),

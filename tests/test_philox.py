@@ -114,3 +114,15 @@ def test_interpreted_cuda_agrees_on_random_counters() -> None:
     random = np.random.default_rng(2)
     blocks = [tuple(int(v) for v in random.integers(0, 1 << 64, 3, np.uint64)) for _ in range(200)]
     assert _by_interpreted_cuda(blocks) == _by_numpy(blocks)
+
+
+@pytest.mark.usefixtures("cpu_capability")
+@pytest.mark.parametrize(
+    "first", [0, 5, (1 << 32) - 70, (1 << 32) - 64, (1 << 32) - 1, 1 << 32, 1 << 40]
+)
+def test_blocks_of_a_stream_where_counters_carry(first: int) -> None:
+    seed, offset = 0x0123456789ABCDEF, 77
+    words = _C.variate_blocks(seed, offset, first)
+    counters = np.arange(first, first + len(words) // 4, dtype=np.uint64)
+    expected = philox.philox4x32_numpy(seed ^ philox.DOMAIN_VARIATES, counters, offset)
+    assert words == expected.flatten().tolist()

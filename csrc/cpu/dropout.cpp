@@ -52,11 +52,9 @@ static inline __attribute__((always_inline)) void apply(const T* x, T* y, int64_
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) y[i] = select<T, uint32_t>(x[i] * scale, keep(i));
   } else if constexpr (std::is_same_v<T, BFloat16>) {
-    const float scale = rule.scale;
+    scale_bfloat16(x, y, n, rule.scale);
 #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      y[i] = select<T, uint16_t>(round_scaled_bfloat16(to_float(x[i]) * scale), keep(i));
-    }
+    for (int64_t i = 0; i < n; ++i) y[i] = select<T, uint16_t>(y[i], keep(i));
   } else {
     constexpr int64_t kWide = 64;
     alignas(64) float wide[kWide];
@@ -221,6 +219,12 @@ void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uin
   for (int w = 0; w < 4; ++w) word[w] = static_cast<uint32_t>(lanes[0].word[w][kLanes - 1]);
 }
 
+void variate_blocks(Key key, uint64_t first, uint32_t words[4 * kVariateBlocks]) {
+  for (int b = 0; b < kVariateBlocks; b += kFillBlocks) {
+    fill_blocks<kFillChains>(key, first + b, words + 4 * b);
+  }
+}
+
 }  // namespace regops::cpu::REGOPS_ISA
 
 #ifdef REGOPS_ISA_LAST
@@ -234,6 +238,10 @@ void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t f
 void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOrigin origin,
                   Tile tile) {
   REGOPS_DISPATCH_ISA(dropout_tile, call, layout, origin, tile);
+}
+
+void variate_blocks(Key key, uint64_t first, uint32_t words[4 * kVariateBlocks]) {
+  REGOPS_DISPATCH_ISA(variate_blocks, key, first, words);
 }
 
 void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t word[4]) {

@@ -28,4 +28,8 @@ void dropout_tile(const DropoutCall& call, const PermutedLayout& layout, OuterOr
 // One Philox block, as this instruction set's vector code computes it: for known-answer tests.
 void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t word[4]);
 
+// Blocks first, first + 1, ... of a key's stream, as the kernels make them: for tests.
+constexpr int kVariateBlocks = 64;
+void variate_blocks(Key key, uint64_t first, uint32_t words[4 * kVariateBlocks]);
+
 }  // namespace regops::cpu

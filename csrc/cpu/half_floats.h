@@ -14,16 +14,33 @@ static inline __attribute__((always_inline)) uint32_t bits_from_float(float valu
   return bits;
 }
 
-static inline __attribute__((always_inline)) float to_float(BFloat16 value) {
-  return float_from_bits(static_cast<uint32_t>(value.bits) << 16);
+// The upper half of a float, rounded to nearest even, in its place; the lower half is garbage.
+//
+// The float is the product of a bfloat16 and a finite number. Such a product is nan only when the
+// bfloat16 is, and then its lower 16 bits are 0, so rounding cannot carry a nan into an infinity:
+// the test that a general conversion needs is left out.
+static inline __attribute__((always_inline)) uint32_t round_upper_half(float scaled) {
+  const uint32_t bits = bits_from_float(scaled);
+  return bits + 0x7FFFu + (bits >> 16 & 1u);
 }
 
-// Rounds the product of a bfloat16 and a finite number. Such a product is nan only when the
-// bfloat16 is, and then its lower 16 bits are 0, so rounding cannot carry a nan into an infinity:
-// the test that a general conversion needs (3 instructions an element) is left out.
-static inline __attribute__((always_inline)) BFloat16 round_scaled_bfloat16(float value) {
-  const uint32_t bits = bits_from_float(value);
-  return {static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16)};
+// y = x * scale. Two at a time, as the halves of a word: a fifth to a quarter faster than widening
+// and narrowing each.
+static inline __attribute__((always_inline)) void scale_bfloat16(const BFloat16* x, BFloat16* y,
+                                                                 int64_t n, float scale) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n / 2; ++i) {
+    uint32_t pair;
+    std::memcpy(&pair, x + 2 * i, sizeof pair);
+    const uint32_t low = round_upper_half(float_from_bits(pair << 16) * scale);
+    const uint32_t high = round_upper_half(float_from_bits(pair & 0xFFFF0000u) * scale);
+    pair = low >> 16 | (high & 0xFFFF0000u);
+    std::memcpy(y + 2 * i, &pair, sizeof pair);
+  }
+  if (n % 2 != 0) {
+    const float last = float_from_bits(static_cast<uint32_t>(x[n - 1].bits) << 16);
+    y[n - 1].bits = static_cast<uint16_t>(round_upper_half(last * scale) >> 16);
+  }
 }
 
 // GCC 12 does not vectorize half precision conversions, so whole arrays are converted by the F16C
