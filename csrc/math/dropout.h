@@ -74,6 +74,7 @@ REGOPS_HOST_DEVICE uint32_t dropout_keep_bits(Key key, uint64_t group, uint32_t 
 }
 
 // A dropped element is selected to 0, not multiplied by it: an inf or nan that is dropped is gone.
+// (CPU kernels compute the same in two steps, x * scale and a selection that compilers vectorize.)
 template <class Compute>
 REGOPS_HOST_DEVICE Compute dropout_element(Compute x, bool keep, Compute scale) {
   return keep ? x * scale : Compute(0);

@@ -5,7 +5,6 @@
 // each way.
 #include "ops/dropout.h"
 
-#include <ATen/Dispatch.h>
 #include <charconv>
 #include <string>
 
