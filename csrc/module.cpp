@@ -12,6 +12,7 @@
 #include "cpu/isa.h"
 #include "ops/contiguity.h"
 #include "ops/copy.h"
+#include "ops/cross_entropy_signature.h"
 #include "ops/dropout.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/launch.h"
@@ -97,6 +98,8 @@ float read_past_end(const at::Tensor& tensor) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("dropout", &regops::dropout_eager, py::arg("input"), py::arg("p"), py::arg("training"),
         py::arg("inplace"), py::arg("key"), py::arg("generator"));
+  m.def("cross_entropy", &regops::Unpacked<&regops::cross_entropy_eager>::call);
+  m.def("check_cross_entropy", &regops::Unpacked<&regops::check_cross_entropy_eager>::call);
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
   m.def("build_info", &build_info);

@@ -12,6 +12,41 @@ def dropout(
     key: Tensor | None,
     generator: Generator | None,
 ) -> Tensor: ...
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    target_b: Tensor | None,
+    lam: Tensor | None,
+    num_items: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    smoothing: str,
+    z_loss: float,
+    entropy_weight: float,
+    return_lse: bool,
+    inplace_backward: bool,
+    check: str | None,
+    /,
+) -> tuple[Tensor, Tensor]: ...
+def check_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    target_b: Tensor | None,
+    lam: Tensor | None,
+    num_items: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    smoothing: str,
+    z_loss: float,
+    entropy_weight: float,
+    return_lse: bool,
+    inplace_backward: bool,
+    /,
+) -> None: ...
 def copy(input: Tensor) -> Tensor: ...
 def copy_(output: Tensor, input: Tensor) -> None: ...
 def build_info() -> dict[str, Any]: ...
