@@ -100,6 +100,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         py::arg("inplace"), py::arg("key"), py::arg("generator"));
   m.def("cross_entropy", &regops::Unpacked<&regops::cross_entropy_eager>::call);
   m.def("check_cross_entropy", &regops::Unpacked<&regops::check_cross_entropy_eager>::call);
+  m.def("linear_cross_entropy", &regops::Unpacked<&regops::linear_cross_entropy_eager>::call);
+  m.def("check_linear_cross_entropy",
+        &regops::Unpacked<&regops::check_linear_cross_entropy_eager>::call);
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
   m.def("build_info", &build_info);

@@ -47,6 +47,47 @@ def check_cross_entropy(
     inplace_backward: bool,
     /,
 ) -> None: ...
+def linear_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    target_b: Tensor | None,
+    lam: Tensor | None,
+    num_items: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    smoothing: str,
+    z_loss: float,
+    entropy_weight: float,
+    return_lse: bool,
+    inplace_backward: bool,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    chunk_rows: int,
+    check: str | None,
+    /,
+) -> tuple[Tensor, Tensor]: ...
+def check_linear_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    target_b: Tensor | None,
+    lam: Tensor | None,
+    num_items: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    smoothing: str,
+    z_loss: float,
+    entropy_weight: float,
+    return_lse: bool,
+    inplace_backward: bool,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    chunk_rows: int,
+    /,
+) -> None: ...
 def copy(input: Tensor) -> Tensor: ...
 def copy_(output: Tensor, input: Tensor) -> None: ...
 def build_info() -> dict[str, Any]: ...

@@ -9,14 +9,12 @@
 #include "ops/cross_entropy.h"
 
 #include <ATen/Functions.h>
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
+#include "ops/cross_entropy_autograd.h"
 #include "ops/cross_entropy_signature.h"
 #include "ops/output.h"
 
@@ -112,14 +110,6 @@ Gradients cross_entropy_backward_meta(const CrossEntropyArguments& a, const Opti
 
 // ---- the gradient in the logits' memory ---------------------------------------------------------
 
-// Whether a tensor is memory on a device, not a tracer's or a transform's stand-in for one.
-bool is_plain(const Tensor& tensor) {
-  using c10::DispatchKey;
-  return (tensor.is_cpu() || tensor.is_cuda()) &&
-         !tensor.key_set().has_any(c10::DispatchKeySet(
-             {DispatchKey::Python, DispatchKey::Functionalize, DispatchKey::FuncTorchBatched}));
-}
-
 void check_gives_memory(const Tensor& input) {
   TORCH_CHECK(!input.is_leaf(),
               "regops.cross_entropy: expected input that is no leaf with inplace_backward=True: a "
@@ -164,9 +154,6 @@ Gradients call_backward(const CrossEntropyArguments& a, const Tensor& grad_loss,
                         const Tensor& grad_lse, bool target_gradient) {
   static const CrossEntropyOp<Gradients, const OptionalTensor&, const OptionalTensor&, bool> op(
       "regops::cross_entropy_backward");
-  const auto optional = [](const Tensor& tensor) {
-    return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-  };
   return op(a, optional(grad_loss), optional(grad_lse), target_gradient);
 }
 
@@ -179,88 +166,13 @@ LossAndLse call_composite(const CrossEntropyArguments& a) {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-enum Saved { kInput, kTarget, kWeight, kTargetB, kLam, kNumItems, kGradient };
-
-void save(AutogradContext* context, const CrossEntropyArguments& a, const Tensor& gradient) {
-  const bool lost = gradient.defined() && a.inplace_backward;  // the logits are no more
-  context->save_for_backward({lost ? Tensor() : a.input, a.target, a.weight.value_or(Tensor()),
-                              a.target_b.value_or(Tensor()), a.lam.value_or(Tensor()),
-                              a.num_items.value_or(Tensor()), gradient});
-  auto& data = context->saved_data;
-  data["ignore_index"] = a.ignore_index;
-  data["reduction"] = a.reduction;
-  data["label_smoothing"] = a.label_smoothing;
-  data["smoothing"] = a.smoothing;
-  data["z_loss"] = a.z_loss;
-  data["entropy_weight"] = a.entropy_weight;
-  data["return_lse"] = a.return_lse;
-  data["inplace_backward"] = a.inplace_backward;
-}
-
-CrossEntropyArguments saved_arguments(AutogradContext* context, const variable_list& saved) {
-  auto& data = context->saved_data;
-  const auto optional = [&](Saved which) {
-    return saved[which].defined() ? OptionalTensor(saved[which]) : std::nullopt;
-  };
-  return {saved[kInput],
-          saved[kTarget],
-          optional(kWeight),
-          optional(kTargetB),
-          optional(kLam),
-          optional(kNumItems),
-          data["ignore_index"].toInt(),
-          data["reduction"].toStringRef(),
-          data["label_smoothing"].toDouble(),
-          data["smoothing"].toStringRef(),
-          data["z_loss"].toDouble(),
-          data["entropy_weight"].toDouble(),
-          data["return_lse"].toBool(),
-          data["inplace_backward"].toBool()};
-}
-
-// Whether forward computes the gradient for backward to scale.
-bool is_gradient_ready(const CrossEntropyArguments& a) {
-  return a.reduction != "none" && a.input.scalar_type() != at::kHalf && a.input.requires_grad() &&
-         !a.target.requires_grad();
-}
-
-Tensor scaled(const Tensor& gradient, const Tensor& factor) {
-  if (!is_plain(gradient)) {
-    return (gradient.to(factor.scalar_type()) * factor).to(gradient.scalar_type());
-  }
-  // The only holder of a gradient that no second backward will ask for may write it.
-  const bool mine = !torch::autograd::get_current_graph_task_keep_graph();
-  const Tensor result = mine ? gradient : gradient.clone();
-  scale_gradient(result, factor);
-  return result;
-}
-
-variable_list composite_gradients(const CrossEntropyArguments& a, const Tensor& grad_loss,
-                                  const Tensor& grad_lse) {
-  const auto [loss, lse] = call_composite(a);
-  variable_list outputs, upstream, inputs;
-  const auto add = [&](const Tensor& output, const Tensor& gradient) {
-    if (!gradient.defined()) return;
-    outputs.push_back(output);
-    upstream.push_back(gradient);
-  };
-  add(loss, grad_loss);
-  add(lse, grad_lse);
-  for (const Tensor& tensor : {a.input, a.target}) {
-    if (tensor.requires_grad()) inputs.push_back(tensor);
-  }
-  variable_list gradients = torch::autograd::grad(outputs, inputs, upstream, /*retain_graph=*/true,
-                                                  /*create_graph=*/true, /*allow_unused=*/true);
-  if (!a.input.requires_grad()) gradients.insert(gradients.begin(), Tensor());
-  if (!a.target.requires_grad()) gradients.push_back(Tensor());
-  return gradients;
-}
+constexpr int kGradient = kSavedArguments;
 
 struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   // `input` and `target` are those of the arguments, given apart for autograd to find.
   static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& target,
                                CrossEntropyArguments a) {
-    const bool ready = is_gradient_ready(a);
+    const bool ready = input.requires_grad() && is_gradient_ready(a);
     a.inplace_backward = a.inplace_backward && is_plain(input) && input.requires_grad();
     if (a.inplace_backward) check_gives_memory(input);
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -275,7 +187,10 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     } else {
       std::tie(loss, lse) = call_forward(a);
     }
-    save(context, a, gradient);
+    variable_list saved = save_arguments(context, a);
+    if (ready && a.inplace_backward) saved[kInput] = Tensor();  // the logits are no more
+    saved.push_back(gradient);
+    context->save_for_backward(saved);
     if (!a.return_lse || (ready && a.inplace_backward)) context->mark_non_differentiable({lse});
     return {loss, lse};
   }
@@ -289,16 +204,14 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
       TORCH_CHECK(a.input.defined(),
                   "regops.cross_entropy: double backward needs the logits, whose memory "
                   "inplace_backward=True gave to their gradient");
-      const variable_list gradients = composite_gradients(a, grad_loss, grad_lse);
-      return {gradients[0], gradients[1], Tensor()};
+      const auto [loss, lse] = call_composite(a);
+      return differentiable_gradients({loss, lse}, upstream, {a.input, a.target, Tensor()});
     }
     if (saved[kGradient].defined() && !grad_lse.defined()) {
-      return {scaled(saved[kGradient], grad_loss), Tensor(), Tensor()};
+      return {scaled_gradient(saved[kGradient], grad_loss), Tensor(), Tensor()};
     }
     if (a.inplace_backward) {
-      regops::backward(a, grad_loss.defined() ? OptionalTensor(grad_loss) : std::nullopt,
-                       grad_lse.defined() ? OptionalTensor(grad_lse) : std::nullopt, a.input,
-                       Tensor());
+      regops::backward(a, optional(grad_loss), optional(grad_lse), a.input, Tensor());
       return {take_memory(a.input), Tensor(), Tensor()};
     }
     const bool target_gradient = context->needs_input_grad(1);
@@ -324,12 +237,7 @@ void check_cross_entropy_eager(const CrossEntropyArguments& a) { check_cross_ent
 
 std::tuple<Tensor, Tensor> cross_entropy_eager(const CrossEntropyArguments& a,
                                                const std::optional<std::string>& check) {
-  if (check) {
-    TORCH_CHECK_VALUE(*check == "sync",
-                      "regops.cross_entropy: expected check None or \"sync\", got \"", *check,
-                      "\"");
-    check_targets(kName, a, check_cross_entropy(kName, a));
-  }
+  if (is_check_asked_for(kName, check)) check_targets(kName, a, check_cross_entropy(kName, a));
   return call_forward(a);
 }
 

@@ -67,4 +67,14 @@ std::tuple<at::Tensor, at::Tensor> cross_entropy_eager(const CrossEntropyArgumen
 // The contract alone, for the composite that stands in for the op under transforms.
 void check_cross_entropy_eager(const CrossEntropyArguments& arguments);
 
+// The same for linear_cross_entropy, whose input is that of the linear layer.
+std::tuple<at::Tensor, at::Tensor> linear_cross_entropy_eager(
+    const CrossEntropyArguments& arguments, const at::Tensor& linear_weight,
+    const std::optional<at::Tensor>& linear_bias, int64_t chunk_rows,
+    const std::optional<std::string>& check);
+void check_linear_cross_entropy_eager(const CrossEntropyArguments& arguments,
+                                      const at::Tensor& linear_weight,
+                                      const std::optional<at::Tensor>& linear_bias,
+                                      int64_t chunk_rows);
+
 }  // namespace regops

@@ -13,6 +13,10 @@ from regops import _C
 from regops._errors import wrong_types
 from regops._transforms import transform_active
 
+NO_SYNC_IN_COMPILED_CODE = (
+    'check="sync" waits for the device, which compiled code cannot; leave it out there'
+)
+
 
 @overload
 def cross_entropy(
@@ -103,9 +107,9 @@ def cross_entropy(
         entropy_weight: Subtracts entropy_weight * H(softmax(input)) from a row's loss: the
             confidence penalty of Pereyra et al. (2017). Like z-loss it counts by the weight of the
             row's class.
-        target_b: Second class index of a row, for mixup and CutMix: the target is lam onehot(target)
-            + (1 - lam) onehot(target_b), smoothed. If one of the two is ignored, the other counts by
-            its share alone.
+        target_b: Second class index of a row, for mixup and CutMix: the target is
+            lam onehot(target) + (1 - lam) onehot(target_b), smoothed. If one of the two is ignored,
+            the other counts by its share alone.
         lam: Share of `target`: a number, or a floating-point tensor of shape (), (N) or the
             target's.
         num_items: Divides the sum in place of the rows' weights, for reduction "mean": with the
@@ -126,7 +130,7 @@ def cross_entropy(
         "none" (of the target's without the class dimension, for probabilities), else of shape ().
 
     Raises:
-        IndexError: a class index is neither in [0, C) nor `ignore_index`; the message names the row.
+        IndexError: a class index is neither in [0, C) nor `ignore_index`, at the row named.
         ValueError: a batch size, `lam`, `num_items` or the name of a mode does not fit.
         RuntimeError: another shape, or a dtype or device, does not fit; `label_smoothing` is
             outside [0, 1]; `weight` or `lam` requires grad.
@@ -145,7 +149,7 @@ def cross_entropy(
     tensors = (input, target, weight, target_b, lam, num_items)
     if has_torch_function_variadic(*tensors):
         overridden: Tensor = handle_torch_function(
-            cross_entropy,
+            cross_entropy,  # type: ignore[arg-type]
             tensors,
             input,
             target,
@@ -169,8 +173,8 @@ def cross_entropy(
         target,
         weight,
         target_b,
-        _as_tensor(lam, input),
-        _as_tensor(num_items, input),
+        as_tensor(lam, input),
+        as_tensor(num_items, input),
         ignore_index,
         reduction,
         label_smoothing,
@@ -182,16 +186,13 @@ def cross_entropy(
     )
     if torch.compiler.is_compiling():
         if check is not None:
-            raise ValueError(
-                'regops.cross_entropy: check="sync" waits for the device, which compiled code '
-                "cannot; leave it out there"
-            )
+            raise ValueError(f"regops.cross_entropy: {NO_SYNC_IN_COMPILED_CODE}")
         loss, lse = torch.ops.regops.cross_entropy(*arguments)
     else:
         try:
             if transform_active():
                 _C.check_cross_entropy(*arguments)
-                loss, lse = torch.ops.regops.cross_entropy_composite(*arguments)
+                loss, lse = _composite(*arguments)
             else:
                 loss, lse = _C.cross_entropy(*arguments, check)
         except TypeError as error:
@@ -217,10 +218,10 @@ def cross_entropy(
     return (loss, lse) if return_lse else loss
 
 
-def _as_tensor(number: float | Tensor | None, input: Tensor) -> Tensor | None:
+def as_tensor(number: float | Tensor | None, input: Tensor) -> Tensor | None:
     """A number as a tensor made on the input's device: a copy to it would wait for the device."""
     if number is None or isinstance(number, Tensor) or not isinstance(input, Tensor):
-        return number  # type: ignore[return-value]
+        return number
     real = torch.promote_types(input.dtype, torch.float32)
     return torch.full((), number, dtype=real, device=input.device)
 

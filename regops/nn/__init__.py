@@ -1,5 +1,6 @@
 """The ops as modules, under the names of torch.nn."""
 
+from regops.nn.cross_entropy import CrossEntropyLoss
 from regops.nn.dropout import Dropout
 
-__all__ = ["Dropout"]
+__all__ = ["CrossEntropyLoss", "Dropout"]

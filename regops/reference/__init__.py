@@ -2,5 +2,6 @@
 
 from regops.reference.cross_entropy import cross_entropy
 from regops.reference.dropout import dropout
+from regops.reference.linear_cross_entropy import linear_cross_entropy
 
-__all__ = ["cross_entropy", "dropout"]
+__all__ = ["cross_entropy", "dropout", "linear_cross_entropy"]
