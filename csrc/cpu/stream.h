@@ -27,6 +27,21 @@ static inline __attribute__((always_inline)) void stream_lines(void* to, const v
 #endif
 }
 
+// Any number of bytes, where both pointers stand alike to lines of 64 bytes: whole lines by
+// streaming stores.
+static inline void stream_run(void* to, const void* from, int64_t bytes) {
+  const int64_t first = -reinterpret_cast<uintptr_t>(to) % 64;
+  if (first >= bytes) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+  const int64_t lines = (bytes - first) / 64 * 64;
+  std::memcpy(to, from, first);
+  stream_lines(static_cast<char*>(to) + first, static_cast<const char*>(from) + first, lines);
+  const int64_t last = first + lines;
+  std::memcpy(static_cast<char*>(to) + last, static_cast<const char*>(from) + last, bytes - last);
+}
+
 // Streaming stores are ordered only by a fence: before another thread may read the output.
 static inline void stream_fence() {
 #if defined(__SSE2__)

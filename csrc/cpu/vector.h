@@ -1,0 +1,127 @@
+// Vectors of floats and of doubles: GCC's vector extensions, and the little that they lack.
+//
+// For sums and maxima, whose order the compiler may not change and which it therefore does not
+// vectorize. Once per instruction set.
+
+namespace regops::cpu::REGOPS_ISA {
+
+template <class Real>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float Type __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
+  typedef int32_t Bits __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double Type __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
+  typedef int64_t Bits __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
+};
+template <class Real>
+using Vector = typename VectorOf<Real>::Type;
+template <class Real>
+using VectorBits = typename VectorOf<Real>::Bits;
+template <class Real>
+constexpr int kLanes = REGOPS_VECTOR_BYTES / sizeof(Real);
+
+template <class Real>
+static inline __attribute__((always_inline)) Vector<Real> splat(Real value) {
+  return value - Vector<Real>{};  // "+" would have to turn -0 into 0
+}
+
+template <class Real>
+static inline __attribute__((always_inline)) Vector<Real> load(const Real* from) {
+  Vector<Real> vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <class Real>
+static inline __attribute__((always_inline)) void store(Real* to, Vector<Real> vector) {
+  std::memcpy(to, &vector, sizeof vector);
+}
+
+// The first `count` elements, then `fill`: reads nothing behind them.
+template <class Real>
+static inline __attribute__((always_inline)) Vector<Real> load_part(const Real* from, int64_t count,
+                                                                    Real fill) {
+#if REGOPS_VECTOR_BYTES == 64
+  const uint32_t lanes = (1u << count) - 1u;
+  if constexpr (std::is_same_v<Real, float>) {
+    return (Vector<Real>)_mm512_mask_loadu_ps((__m512)splat(fill), lanes, from);
+  } else {
+    return (Vector<Real>)_mm512_mask_loadu_pd((__m512d)splat(fill), lanes, from);
+  }
+#else
+  Real values[kLanes<Real>];
+  for (int i = 0; i < kLanes<Real>; ++i) values[i] = i < count ? from[i] : fill;
+  return load(values);
+#endif
+}
+
+// a b + c: one rounding where the instruction set has it, else two.
+static inline __attribute__((always_inline)) Vector<float> multiply_add(Vector<float> a,
+                                                                        Vector<float> b,
+                                                                        Vector<float> c) {
+#if REGOPS_VECTOR_BYTES == 64
+  return (Vector<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif REGOPS_VECTOR_BYTES == 32
+  return (Vector<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+static inline __attribute__((always_inline)) Vector<double> multiply_add(Vector<double> a,
+                                                                         Vector<double> b,
+                                                                         Vector<double> c) {
+#if REGOPS_VECTOR_BYTES == 64
+  return (Vector<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif REGOPS_VECTOR_BYTES == 32
+  return (Vector<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The same of single values, for loops that the compiler vectorizes.
+template <class Real>
+static inline __attribute__((always_inline)) Real multiply_add(Real a, Real b, Real c) {
+#if REGOPS_VECTOR_BYTES >= 32
+  if constexpr (std::is_same_v<Real, float>) return __builtin_fmaf(a, b, c);
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// a where it is larger, else b, also where either is nan.
+template <class V>
+static inline __attribute__((always_inline)) V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class Real>
+static inline __attribute__((always_inline)) Real largest_lane(Vector<Real> vector) {
+  Real lanes[kLanes<Real>];
+  store(lanes, vector);
+  for (int half = kLanes<Real> / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i)
+      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  }
+  return lanes[0];
+}
+
+template <class Real>
+static inline __attribute__((always_inline)) double sum_of_lanes(Vector<Real> vector) {
+  Real lanes[kLanes<Real>];
+  store(lanes, vector);
+  double sums[kLanes<Real>];
+  for (int i = 0; i < kLanes<Real>; ++i) sums[i] = lanes[i];
+  for (int half = kLanes<Real> / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  return sums[0];
+}
+
+}  // namespace regops::cpu::REGOPS_ISA
