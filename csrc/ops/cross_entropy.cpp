@@ -237,7 +237,9 @@ void check_cross_entropy_eager(const CrossEntropyArguments& a) { check_cross_ent
 
 std::tuple<Tensor, Tensor> cross_entropy_eager(const CrossEntropyArguments& a,
                                                const std::optional<std::string>& check) {
-  if (is_check_asked_for(kName, check)) check_targets(kName, a, check_cross_entropy(kName, a));
+  const CrossEntropyContract c =
+      check_cross_entropy(kName, a);  // also of inputs that no kernel takes
+  if (is_check_asked_for(kName, check)) check_targets(kName, a, c);
   return call_forward(a);
 }
 
