@@ -7,8 +7,8 @@
 
 Every access is checked (bounds, alignment, initialised, races) and so is every barrier and
 warp-wide instruction; a defect raises DeviceError with its line. What is not known raises
-ParseError when its kernel is launched: clusters, asynchronous copies, tensor cores, clocks, calls
-that are not inlined.
+ParseError when its kernel is launched: bulk copies, mbarriers, tensor cores, clocks, calls that are
+not inlined.
 
 Not shown: speed, occupancy, the error of approximate functions (computed in float64 here), the
 order of memory accesses between blocks beyond fences, and what ptxas makes of the PTX: it may fuse
@@ -24,15 +24,18 @@ from .compile import (
     require_nvcc,
 )
 from .errors import DeviceError, ParseError
-from .runtime import Device
+from .runtime import A100, H200, Device, Properties
 
 __all__ = [
+    "A100",
+    "H200",
     "CompileError",
     "CompiledLibrary",
     "Device",
     "DeviceError",
     "NvccNotFound",
     "ParseError",
+    "Properties",
     "compile_cuda",
     "find_nvcc",
     "require_nvcc",

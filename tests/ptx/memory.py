@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .clusters import RANK_STEP
 from .lanes import Lanes
 from .parser import Kernel, Variable
 
@@ -191,12 +192,11 @@ class Memory:
         chosen = lanes if positions is None else Lanes(index, False)
         if space in ("global", "const"):
             return self._resolve_global(group, chosen, addresses, access, positions, values)
-        if space == "shared":
-            self._check_bounds(group, chosen, addresses, access, self.shared_size, "shared memory")
-            rows = group.block_row[index]
-            piece = Piece(group.shared, addresses + rows * self.shared_stride, positions, space)
-            group.shared_races.check(chosen, piece, access, values)
-            return [piece]
+        if space in ("shared", "shared::cluster"):
+            reaches = space != access.space or space == "shared::cluster"
+            return self._resolve_shared(
+                group, chosen, addresses, access, positions, values, reaches
+            )
         if space == "local":
             self._check_bounds(group, chosen, addresses, access, self.local_size, "local memory")
             offsets = addresses + index * self.local_stride
@@ -208,6 +208,26 @@ class Memory:
         if access.kind != "read":
             group.fail("write to kernel parameters", chosen)
         return [Piece(self.parameters, addresses, positions, space)]
+
+    def _resolve_shared(
+        self,
+        group: Group,
+        lanes: Lanes,
+        addresses: Array,
+        access: Access,
+        positions: Array | None,
+        values: Array | None,
+        reaches: bool,
+    ) -> list[Piece]:
+        """`reaches`: whether addresses may name shared memory of other blocks of the cluster."""
+        rows = group.block_row[lanes.index]
+        if reaches and int(addresses.max()) >= RANK_STEP // 2:
+            rows, addresses = group.clusters.locate(lanes, addresses, access.kind)
+            group.clusters.note_remote(lanes, rows)
+        self._check_bounds(group, lanes, addresses, access, self.shared_size, "shared memory")
+        piece = Piece(group.shared, addresses + rows * self.shared_stride, positions, "shared")
+        group.shared_races.check(lanes, piece, access, values, rows)
+        return [piece]
 
     def _resolve_global(
         self,

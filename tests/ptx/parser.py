@@ -7,7 +7,7 @@ Only the shape of the text is understood here; what an instruction means is deci
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .errors import ParseError, SourceLine
 from .line_table import LineTable
@@ -63,6 +63,8 @@ class Kernel:
     labels: dict[str, int] = field(default_factory=dict)
     branch_tables: dict[str, list[str]] = field(default_factory=dict)
     max_threads: int = 1024
+    # Blocks in a cluster, where the kernel fixes them.
+    cluster: tuple[int, int, int] | None = None
 
 
 @dataclass
@@ -123,7 +125,26 @@ def parse_module(text: str) -> Module:
         end = _closing_brace(text, opening)
         _parse_definition(module, header[1], text[position:opening], text[opening + 1 : end], lines)
         position = end + 1
+    for kernel in module.kernels.values():
+        _place_shared(kernel, module.variables)
     return module
+
+
+def _place_shared(kernel: Kernel, variables: dict[str, Variable]) -> None:
+    """Gives a kernel its own copy of shared variables that functions of several kernels use."""
+    for instruction in kernel.instructions:
+        for name in re.findall(r"[$\w]+", " ".join(instruction.operands)):
+            variable = variables.get(name)
+            # Dynamic shared memory has no size here; it starts behind all static variables.
+            if (
+                variable
+                and variable.space == "shared"
+                and variable.size
+                and name not in kernel.shared
+            ):
+                used = max((v.offset + v.size for v in kernel.shared.values()), default=0)
+                offset = -(-used // variable.alignment) * variable.alignment
+                kernel.shared[name] = replace(variable, offset=offset)
 
 
 def _closing_brace(text: str, opening: int) -> int:
@@ -189,7 +210,10 @@ def _parse_definition(module: Module, kind: str, header: str, body: str, lines: 
             kernel.max_threads = 1
             for value in values:
                 kernel.max_threads *= int(value)
-        elif name not in ("minnctapersm", "maxnreg"):
+        elif name == "reqnctapercluster":
+            x, y, z = (*map(int, values), 1, 1)[:3]
+            kernel.cluster = (x, y, z)
+        elif name not in ("minnctapersm", "maxnreg", "explicitcluster", "maxclusterrank"):
             raise ParseError(f"unknown directive {directive.strip()!r} of kernel {kernel.name}")
     _BodyParser(kernel, lines).parse(body)
     module.kernels[kernel.name] = kernel
