@@ -256,7 +256,7 @@ class Barriers:
         where = (
             f"others wait at {', '.join(sorted(places))}" if places else "the others have exited"
         )
-        what = "member mask" if group.instruction(pc).opcode not in ("bar", "barrier") else "block"
+        what = "block" if group.state[here[0]] == AT_BARRIER else "member mask"
         name = group.instruction(pc).opcode
         message = f"divergent {name}: not every thread of its {what} comes here; {where}"
         group.fail(message, Lanes(here, False), pc=pc)

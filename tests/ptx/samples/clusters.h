@@ -31,8 +31,8 @@ inline int launch(void (*kernel)(float*, const float*, int), dim3 grid, dim3 clu
   config.dynamicSmemBytes = dynamic_shared;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, out, in, n);
-  return error == cudaSuccess ? cudaGetLastError() : error;
+  cudaLaunchKernelEx(&config, kernel, out, in, n);
+  return cudaGetLastError();
 }
 
 template <int N>
