@@ -26,7 +26,7 @@ from .parser import Module, parse_module
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "ptx"
-_RUNTIME = Path(__file__).with_name("fake_cudart.c")
+_RUNTIME = sorted(Path(__file__).parent.glob("fake_cudart*"))
 _INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.M)
 
 
@@ -124,13 +124,15 @@ def compile_cuda(
                 lambda source: _compile_unit(nvcc, source, include, options, architecture), sources
             )
         )
-    key = _hash(str(_RUNTIME.read_bytes()), *(unit.name for unit in units))
+    key = _hash(*(path.read_text() for path in _RUNTIME), *(unit.name for unit in units))
 
     def link(folder: Path) -> None:
         # -z defs: a missing runtime function is an error now, not when a launcher runs.
         # -Bsymbolic: another CUDA runtime in the process must not take the stand-in's place.
-        _call("gcc", "-O2", "-fPIC", "-c", str(_RUNTIME), "-o", str(folder / "runtime.o"))
-        objects = [str(unit / "unit.o") for unit in units] + [str(folder / "runtime.o")]
+        objects = [str(unit / "unit.o") for unit in units]
+        for source in (path for path in _RUNTIME if path.suffix == ".c"):
+            objects.append(str(folder / f"{source.stem}.o"))
+            _call("gcc", "-O2", "-fPIC", "-c", str(source), "-o", objects[-1])
         strict = ["-Wl,-z,defs", "-Wl,-Bsymbolic"]
         _call("g++", "-shared", *strict, *objects, "-o", str(folder / "library.so"))
 

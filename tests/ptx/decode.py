@@ -16,9 +16,9 @@ import numpy as np
 
 from .errors import ParseError
 from .lanes import RESCHEDULE, Lanes
-from .memory import Memory
 from .parser import Instruction, Kernel, Variable, split_operands
 from .ptx_types import SIGNED, TYPES, PtxType, ptx_type
+from .shared_layout import static_shared_size
 from .special import SPECIAL_PREDICATES, SPECIAL_REGISTERS
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Decoder:
         if name not in self.variables:
             raise self.error(f"unknown operand {text} in")
         if self.variables[name].space == "shared":
-            address = np.array([Memory.static_shared_size(kernel) + offset]).astype(kind.storage)
+            address = np.array([static_shared_size(kernel) + offset]).astype(kind.storage)
             return lambda group, lanes: address
         # Every device places the module's variables anew.
         return lambda group, lanes: np.array(

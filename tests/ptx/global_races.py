@@ -19,7 +19,7 @@ from .lanes import Lanes
 
 if TYPE_CHECKING:
     from .machine import Group
-    from .memory import Access
+    from .regions import Access
 
 Array = np.ndarray
 NOBODY, ATOMIC = -1, -2

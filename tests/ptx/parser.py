@@ -7,11 +7,12 @@ Only the shape of the text is understood here; what an instruction means is deci
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .errors import ParseError, SourceLine
 from .line_table import LineTable
 from .ptx_types import ptx_type
+from .shared_layout import place_module_variables
 
 
 @dataclass
@@ -126,25 +127,8 @@ def parse_module(text: str) -> Module:
         _parse_definition(module, header[1], text[position:opening], text[opening + 1 : end], lines)
         position = end + 1
     for kernel in module.kernels.values():
-        _place_shared(kernel, module.variables)
+        place_module_variables(kernel, module.variables)
     return module
-
-
-def _place_shared(kernel: Kernel, variables: dict[str, Variable]) -> None:
-    """Gives a kernel its own copy of shared variables that functions of several kernels use."""
-    for instruction in kernel.instructions:
-        for name in re.findall(r"[$\w]+", " ".join(instruction.operands)):
-            variable = variables.get(name)
-            # Dynamic shared memory has no size here; it starts behind all static variables.
-            if (
-                variable
-                and variable.space == "shared"
-                and variable.size
-                and name not in kernel.shared
-            ):
-                used = max((v.offset + v.size for v in kernel.shared.values()), default=0)
-                offset = -(-used // variable.alignment) * variable.alignment
-                kernel.shared[name] = replace(variable, offset=offset)
 
 
 def _closing_brace(text: str, opening: int) -> int:

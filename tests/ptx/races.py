@@ -19,7 +19,7 @@ from .lanes import Lanes
 
 if TYPE_CHECKING:
     from .machine import Group
-    from .memory import Access, Piece
+    from .regions import Access, Piece
 
 Array = np.ndarray
 # Zero, as pages of zeros that are never touched take no memory; a thread is 1 + its position.

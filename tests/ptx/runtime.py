@@ -17,6 +17,7 @@ from .machine import Group, Launch, Program
 from .memory import Memory
 from .parser import Kernel, Variable
 from .ptx_types import ptx_type
+from .shared_layout import static_shared_size
 
 Array = np.ndarray
 # Threads that run in lockstep: more of them share numpy's cost per call, fewer stay in the cache.
@@ -93,7 +94,8 @@ class Device:
             order: in which order blocks (clusters) run: "forward", "reverse", or a seed to shuffle
                 them by. A kernel's result must not depend on it, up to the order in which atomics
                 add floats.
-            properties: which device it is.
+            properties: which device it is. Host code may keep what it has asked once, so use one
+                device for each library.
         """
         if order not in ("forward", "reverse") and not isinstance(order, int):
             raise ValueError(f'expected order "forward", "reverse" or a seed, got {order!r}')
@@ -143,7 +145,7 @@ class Device:
     def _on_question(self, name: bytes, facts: object) -> None:
         kernel = self.library.module.kernels[name.decode()]
         target = int(re.sub(r"\D", "", self.library.architecture))
-        shared = self.memory.static_shared_size(kernel)
+        shared = static_shared_size(kernel)
         cluster = (ctypes.c_uint * 3)(*(kernel.cluster or (0, 0, 0)))
         facts[0] = _Facts(target, shared, kernel.max_threads, cluster)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .shared_layout import static_shared_size
+
 if TYPE_CHECKING:
     from .machine import Group
 
@@ -52,7 +54,7 @@ def special_registers(group: Group) -> dict[str, Array]:
     below = one - u32(1)
     values |= {"%lanemask_eq": one, "%lanemask_lt": below, "%lanemask_le": below | one}
     values |= {"%lanemask_ge": ~below, "%lanemask_gt": ~(below | one)}
-    kernel_shared = group.memory.static_shared_size(group.program.kernel)
+    kernel_shared = static_shared_size(group.program.kernel)
     values["%dynamic_smem_size"] = np.full(group.count, launch.dynamic_shared, u32)
     total = kernel_shared + launch.dynamic_shared
     values["%total_smem_size"] = np.full(group.count, total, u32)

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..decode import Decoder, opcode
 from ..floats import canonical_nan
-from ..memory import Access
 from ..ptx_types import PtxType
+from ..regions import Access
 from .transfer import take_space
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from ..barriers import ALL_LANES
 from ..clusters import RANK_STEP, rank_field
 from ..decode import Decoder, opcode
 from ..lanes import RESCHEDULE
-from ..memory import WINDOW_SIZE, WINDOWS
 from ..ptx_types import ptx_type
+from ..regions import WINDOW_SIZE, WINDOWS
 
 if TYPE_CHECKING:
     from ..lanes import Lanes

@@ -9,8 +9,8 @@ import numpy as np
 from ..clusters import RANK_STEP
 from ..decode import Decoder, opcode
 from ..floats import canonical_nan, flush_subnormals, narrow, saturate, to_bfloat16_bits
-from ..memory import WINDOW_SIZE, WINDOWS
 from ..ptx_types import TYPES, PtxType, ptx_type
+from ..regions import WINDOW_SIZE, WINDOWS
 
 if TYPE_CHECKING:
     from ..lanes import Lanes

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..decode import Decoder, opcode
-from ..memory import Access
 from ..ptx_types import ptx_type
+from ..regions import Access
 
 if TYPE_CHECKING:
     from ..lanes import Lanes

@@ -193,6 +193,54 @@ __global__ void ranks(float* out, const float* in, int n) {
   if (right) out[GLOBAL] = 1000 * here + 100 * cluster.num_blocks() + 10 * id + count;
 }
 
+// VALUE: where(t < 64, t + 64 + 1, t - 64 + 1)
+__global__ void vectors_to_mapped_addresses(float* out, const float* in, int n) {
+  __shared__ float4 s[16];
+  const cg::cluster_group cluster = cg::this_cluster();
+  cluster.sync();
+  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(s + THREAD));
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;"
+               : "+r"(address)
+               : "r"(cluster.block_rank() ^ 1));
+  if (THREAD < 16) {
+    const float base = in[blockIdx.x * 64 + THREAD * 4];
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(base),
+                 "f"(base + 1), "f"(base + 2), "f"(base + 3)
+                 : "memory");
+  }
+  cluster.sync();
+  out[GLOBAL] = reinterpret_cast<const float*>(s)[THREAD];
+}
+
+// VALUE: where(t % 64 == 0, 128 + 128 * 10, 1111)
+__global__ void mapped_addresses_of_every_form(float* out, const float* in, int n) {
+  __shared__ unsigned counts[2];
+  const cg::cluster_group cluster = cg::this_cluster();
+  if (THREAD < 2) counts[THREAD] = 0;
+  cluster.sync();
+  unsigned address, rank, old, is_own, is_shared, was_own;
+  const unsigned there = cluster.block_rank() ^ 1;
+  const auto local = static_cast<unsigned>(__cvta_generic_to_shared(counts));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(local), "r"(there));
+  asm volatile("getctarank.shared::cluster.u32 %0, %1;" : "=r"(rank) : "r"(address));
+  asm volatile("atom.shared::cluster.add.u32 %0, [%1], 1;" : "=r"(old) : "r"(address) : "memory");
+  asm volatile("red.release.cluster.shared::cluster.add.u32 [%0+4], 5;" ::"r"(address) : "memory");
+  asm volatile("red.shared.add.u32 [%0], 1;\nred.shared.add.u32 [%0+4], 15;" ::"r"(local)
+               : "memory");
+  asm volatile(
+      "{ .reg .u64 a; .reg .pred p, q;\ncvt.u64.u32 a, %2;\ncvta.shared::cluster.u64 a, a;"
+      "isspacep.shared::cta p, a;\nisspacep.shared::cluster q, a;"
+      "selp.u32 %0, 1, 0, p;\nselp.u32 %1, 1, 0, q; }"
+      : "=r"(is_own), "=r"(is_shared)
+      : "r"(address));
+  asm volatile("{ .reg .pred p; isspacep.shared p, %1;\nselp.u32 %0, 1, 0, p; }"
+               : "=r"(was_own)
+               : "l"(counts));
+  cluster.sync();
+  const bool right = rank == there && old < 128 && !is_own && is_shared && was_own;
+  out[GLOBAL] = THREAD == 0 ? counts[0] + counts[1] : 1111 * right;
+}
+
 static const ClusterCase cases[] = {
     CASE(sum_of_2, 4, 2, 64, 0),
     CASE(sum_of_4, 4, 4, 64, 0),
@@ -209,6 +257,8 @@ static const ClusterCase cases[] = {
     CASE(buffer_reused_in_a_loop, 2, 2, 64, 0),
     CASE(early_return, 2, 2, 64, 0),
     CASE(ranks, 4, 2, 64, 0),
+    CASE(vectors_to_mapped_addresses, 2, 2, 64, 0),
+    CASE(mapped_addresses_of_every_form, 2, 2, 64, 0),
 };
 
 extern "C" int run_legal(const char* name, float* out, const float* in, int n) {
