@@ -1,10 +1,12 @@
 // One pass of cross-entropy over the logits: from tensors to the kernels' call, on each device.
+#include <numeric>
+
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorUtils.h>
 #include <c10/core/DeviceGuard.h>
 
-#include "cpu/cross_entropy.h"
+#include "cpu/cross_entropy_block.h"
 #include "ops/cross_entropy.h"
 #include "ops/device.h"
 #include "ops/output.h"
@@ -229,17 +231,15 @@ void run_split(const CrossEntropyCall& call) {
   const int64_t block = cpu::cross_entropy_block_size();
   const int64_t blocks = (call.classes + block - 1) / block;
   const int64_t grain = std::max<int64_t>(kGrain / block, 1);
-  // Doubles, for their alignment.
-  std::vector<double> memory(blocks * cpu::cross_entropy_block_bytes() / sizeof(double) + 1);
-  auto* sums = reinterpret_cast<cpu::CrossEntropyBlock*>(memory.data());
+  std::vector<cpu::CrossEntropyBlock> sums(blocks);
   for (int64_t row = 0; row < row_count(call); ++row) {
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) cpu::cross_entropy_block_sums(call, row, i, sums);
+      for (int64_t i = begin; i < end; ++i) cpu::cross_entropy_block_sums(call, row, i, &sums[i]);
     });
-    cpu::cross_entropy_row_loss(call, row, sums);
+    cpu::cross_entropy_row_loss(call, row, sums.data());
     if (call.gradient == nullptr && call.probability_gradient == nullptr) continue;
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) cpu::cross_entropy_block_gradient(call, row, i, sums);
+      for (int64_t i = begin; i < end; ++i) cpu::cross_entropy_block_gradient(call, row, i, sums.data());
     });
   }
 }
