@@ -18,7 +18,7 @@ import regops
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
 from bench.profiles import PROFILES, Profile
-from bench.providers import DIRECTIONS, PEERS, Point, names
+from bench.providers import PEERS, Point, names
 from bench.timing import replay_timer
 from bench.verify import Law
 from regops.testing import Direction
@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         _Place(point, direction, provider)
         for device in _devices(metafunc.config)
         for point in [Point(spec, *found, device) for found in profile.points(spec, device)]
-        for direction in DIRECTIONS
+        for direction in spec.directions
         for provider in names(spec.name, point.device)
     ]
     ids = [f"{place.point.group(place.direction)}-{place.provider}" for place in places]
@@ -155,6 +155,7 @@ def _facts(place: _Place, outcome: Outcome) -> dict[str, Any]:
         "others_cpu_share": outcome.others[place.direction],
         "forward_peak_bytes": outcome.memory.peak if outcome.memory else None,
         "forward_to_backward_bytes": outcome.memory.state if outcome.memory else None,
+        "full_peak_bytes": outcome.memory.full_peak if outcome.memory else None,
         "threads": info["threads"],
         "isa": info["cpu_capability"],
         "regops": info["regops"],

@@ -7,24 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
-from bench.memory import Memory, forward_memory
+from bench.memory import Memory, memory
 from bench.neighbours import DISTURBED, OthersShare, Patience
 from bench.profiles import Profile
-from bench.providers import (
-    DIRECTIONS,
-    Call,
-    Point,
-    build,
-    copier,
-    copy_runs,
-    copy_sources,
-    runs,
-)
+from bench.providers import Inputs, Point, build, copier, copy_runs, copy_sources, runs
 from bench.timing import Clock, CudaClock, Recorded, Run, cpu_clock, interleave
-from bench.verify import Law, verify, verify_copy
-from regops.testing import Direction, make_input
+from bench.verify import Law, Verifier, verify_copy
+from regops.testing import Direction
 
 
 @dataclass
@@ -35,7 +25,7 @@ class Outcome:
         error: Why it was not timed; None if it was.
         recorded: Durations by direction.
         others: Share of the processor that went to others meanwhile, by direction; None if unknown.
-        memory: Of its forward; None for the copy.
+        memory: That it takes; None for the copy.
     """
 
     error: str | None = None
@@ -63,16 +53,17 @@ def measure(
         law: See `bench.verify`.
         patience: What is left of it to time again.
     """
-    x = make_input(point.case.shape, point.dtype, point.device).requires_grad_()
+    inputs = point.inputs()
+    verify = Verifier(point, inputs, law)
     outcomes: dict[str, Outcome] = {}
     timed: dict[str, dict[Direction, Run]] = {}
     for name in providers:
         outcomes[name] = Outcome()
         try:
-            timed[name] = _prepare(name, point, x, law, outcomes[name])
+            timed[name] = _prepare(name, point, inputs, verify, outcomes[name])
         except Exception as error:
             outcomes[name].error = f"{name} was not timed: {type(error).__name__}: {error}"
-    for direction in DIRECTIONS:
+    for direction in point.spec.directions:
         turns = {name: by_direction[direction] for name, by_direction in timed.items()}
         if turns:
             recorded, others = _time(turns, _clock(point), profile, patience)
@@ -106,18 +97,18 @@ def _time(
 
 
 def _prepare(
-    name: str, point: Point, x: Tensor, law: Law | None, outcome: Outcome
+    name: str, point: Point, inputs: Inputs, verify: Verifier, outcome: Outcome
 ) -> dict[Direction, Run]:
     if name == "copy":
         copy, sources = copier(point.device), copy_sources(point)
-        for source in sources["full"]:
-            verify_copy(copy, source)
+        for tensors in sources.values():
+            for source in tensors:
+                verify_copy(copy, source)
         return copy_runs(copy, sources)
-    call: Call = build(name, point)
-    grad = make_input(tuple(call(x).shape), point.dtype, point.device, seed=1)
-    verify(name, call, point, x, grad, law)
-    outcome.memory = forward_memory(call, x)
-    return runs(call, x, grad)
+    call = build(name, point, inputs.arguments)
+    verify(name, call)
+    outcome.memory = memory(call, inputs)
+    return runs(call, inputs, point.spec.directions)
 
 
 def _clock(point: Point) -> Clock:

@@ -1,4 +1,4 @@
-"""Bytes that forward takes from the allocator, and those it keeps for backward.
+"""Bytes that a call takes from the allocator, and those that forward keeps for backward.
 
 Measured at the allocator, not asked of autograd: what a provider hides from saved-tensor hooks
 counts as well. CUDA's allocator hands out blocks of 512 bytes, so 16 bytes show as 512 there.
@@ -12,50 +12,58 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from bench.providers import Call
+from bench.providers import Call, Inputs, runs
+from bench.timing import Run
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes beyond the input.
+    """Bytes beyond the inputs.
 
     Attributes:
         peak: The most that forward held at one time, its output included.
         state: What stays between forward and backward, without the output.
+        full_peak: The most that forward and backward held at one time, all gradients included.
     """
 
     peak: int
     state: int
+    full_peak: int
 
 
-def forward_memory(call: Call, x: Tensor) -> Memory:
-    """Runs forward once more and reports what it allocated.
+def memory(call: Call, inputs: Inputs) -> Memory:
+    """Runs forward, then forward and backward once more and reports what they allocated.
 
     Args:
         call: The op, already called before, so that what it caches for good is not counted.
-        x: Its input, which requires grad.
+        inputs: What it is called on.
     """
-    return _on_cuda(call, x) if x.is_cuda else _on_cpu(call, x)
+    track = _on_cuda if inputs.x.is_cuda else _on_cpu
+    full = runs(call, inputs, ("full",))["full"]
+    outputs: list[torch.Tensor] = []
+    peak, held = track(lambda: outputs.append(call(inputs.x)), inputs.x.device)
+    state = held - outputs.pop().untyped_storage().nbytes()
+    full_peak, _ = track(full, inputs.x.device)
+    return Memory(peak, state, full_peak)
 
 
-def _on_cuda(call: Call, x: Tensor) -> Memory:
-    torch.cuda.synchronize(x.device)
-    torch.cuda.reset_peak_memory_stats(x.device)
-    before = torch.cuda.memory_allocated(x.device)
-    y = call(x)
-    torch.cuda.synchronize(x.device)
-    kept = torch.cuda.memory_allocated(x.device) - before
-    peak = torch.cuda.max_memory_allocated(x.device) - before
-    return Memory(peak=peak, state=kept - y.untyped_storage().nbytes())
+def _on_cuda(run: Run, device: torch.device) -> tuple[int, int]:
+    """(the most that was held, what is held afterwards), beyond what was held before."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    held = torch.cuda.memory_allocated(device) - before
+    return torch.cuda.max_memory_allocated(device) - before, held
 
 
-def _on_cpu(call: Call, x: Tensor) -> Memory:
+def _on_cpu(run: Run, device: torch.device) -> tuple[int, int]:
     # A peak depends on the order of events, which the profiler's tables drop and its trace keeps.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        y = call(x)
+        run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(trace))
@@ -67,4 +75,4 @@ def _on_cpu(call: Call, x: Tensor) -> Memory:
     for _, change in changes:
         held += change
         peak = max(peak, held)
-    return Memory(peak=peak, state=held - y.untyped_storage().nbytes())
+    return peak, held

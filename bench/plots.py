@@ -24,6 +24,9 @@ _STYLES = {
 }
 _PEER_STYLE = {"color": "#ae6bd9", "marker": "D"}
 
+# Characters that fit side by side under a plot.
+_ROOM = 45
+
 _SETTINGS = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -79,8 +82,8 @@ def seconds(value: float) -> str:
 def _lines(axes: Axes, rows: Sequence[Row], of: Callable[[Row, str], float | None]) -> None:
     providers = dict.fromkeys(name for row in rows for name in row.median)
     for provider in providers:
-        points = [(row.numel, of(row, provider)) for row in rows]
-        kept = [(numel, value) for numel, value in points if value is not None]
+        points = [(place, of(row, provider)) for place, row in enumerate(rows)]
+        kept = [(place, value) for place, value in points if value is not None]
         axes.plot(*zip(*kept, strict=True), label=provider, **_STYLES.get(provider, _PEER_STYLE))
 
 
@@ -89,17 +92,18 @@ def _svg(name: str, draw: Callable[[Axes], None], rows: Sequence[Row]) -> str:
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.4, 3.1), layout="constrained")
         axes = figure.subplots()
-        axes.set_xscale("log", base=2)
         draw(axes)
-        axes.set_xticks([row.numel for row in rows], [row.size for row in rows])
+        # Side by side whatever their distance: shapes have no one number to be drawn to scale by.
+        axes.set_xticks(range(len(rows)), [row.size for row in rows])
+        longest = max(len(row.size) for row in rows)
+        axes.tick_params("x", rotation=20 if longest * len(rows) > _ROOM else 0)
         axes.minorticks_off()
         axes.grid(axis="y", color="#868e96", alpha=0.25, linewidth=0.7)
-        cached = [row.numel for row in rows if row.in_cache]
-        if cached:
-            left = axes.get_xlim()[0]
-            axes.axvspan(left, 1.6 * max(cached), color="#868e96", alpha=0.12, linewidth=0)
-            axes.set_xlim(left=left)
-        axes.set_xlabel("elements (shaded: in cache)" if cached else "elements")
+        axes.set_xlim(-0.5, len(rows) - 0.5)
+        cached = [place for place, row in enumerate(rows) if row.in_cache]
+        for place in cached:
+            axes.axvspan(place - 0.5, place + 0.5, color="#868e96", alpha=0.12, linewidth=0)
+        axes.set_xlabel("size (shaded: in cache)" if cached else "size")
         axes.legend(frameon=False, fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch._functorch.config
@@ -13,12 +14,30 @@ from torch import Tensor
 
 from bench.timing import Run
 from regops import _C
-from regops.testing import BenchCase, Direction, OpSpec
+from regops.testing import BenchCase, Direction, OpSpec, differentiated, make_input
 
-DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "full")
 BUILT_IN = ("eager", "compile", "regops", "copy")
 
 Call = Callable[[Tensor], Tensor]
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every provider of a point is called on.
+
+    Attributes:
+        x: Requires grad, so that forward records the graph for everyone.
+        arguments: Keyword arguments, less the key of ops that draw random numbers.
+    """
+
+    x: Tensor
+    arguments: Arguments
+
+    @property
+    def differentiated(self) -> tuple[Tensor, ...]:
+        """The tensors whose gradients backward makes."""
+        return differentiated(self.x, self.arguments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +56,12 @@ class Point:
 
     def bytes_moved(self, direction: Direction) -> int:
         """Bytes that the operation must read and write."""
-        return self.spec.bytes_moved(self.case.numel, self.dtype.itemsize, direction)
+        return self.spec.bytes_moved(self.case, self.dtype.itemsize, direction)
+
+    def inputs(self) -> Inputs:
+        """The same for every provider, and made once: they may fill much of the memory."""
+        x = make_input(self.case.shape, self.dtype, self.device).requires_grad_()
+        return Inputs(x, self.spec.arguments(self.case, self.dtype, self.device))
 
     def group(self, direction: Direction) -> str:
         """Name of the benchmark group, as in "dropout-forward-float32-16M-cpu"."""
@@ -51,12 +75,12 @@ class Peer:
     Attributes:
         module: What must be importable; where it is not, the report names the peer as absent.
         devices: Kinds of device that it runs on.
-        build: Makes the function to time; imports the library itself.
+        build: Makes the function to time, of the input alone; imports the library itself.
     """
 
     module: str
     devices: tuple[str, ...]
-    build: Callable[[Point], Call]
+    build: Callable[[Point, Arguments], Call]
 
     @property
     def importable(self) -> bool:
@@ -78,22 +102,22 @@ def names(op: str, device: str) -> tuple[str, ...]:
     )
 
 
-def build(name: str, point: Point) -> Call:
+def build(name: str, point: Point, arguments: Arguments) -> Call:
     """The function that a provider offers for an op, as its user would call it.
 
     `regops` draws its key from torch's generator within the call, as eager draws its mask.
     """
-    spec, kwargs = point.spec, point.case.kwargs
+    spec = point.spec
     if name == "eager":
-        return lambda x: spec.eager(x, **kwargs)
+        return lambda x: spec.eager(x, **arguments)
     if name == "regops":
-        return lambda x: spec.functional(x, **kwargs)
+        return lambda x: spec.functional(x, **arguments)
     if name == "compile":
-        return _compiled(point)
-    return PEERS[spec.name][name].build(point)
+        return _compiled(point, arguments)
+    return PEERS[spec.name][name].build(point, arguments)
 
 
-def _compiled(point: Point) -> Call:
+def _compiled(point: Point, arguments: Arguments) -> Call:
     # Inductor's pool of compile workers would import torch on every core while others are timed: a
     # parallel region that waits for a busy core took milliseconds instead of microseconds.
     torch._inductor.config.compile_threads = 1
@@ -105,7 +129,7 @@ def _compiled(point: Point) -> Call:
     torch._functorch.config.donated_buffer = False
 
     def call(x: Tensor) -> Tensor:
-        return point.spec.eager(x, **point.case.kwargs)
+        return point.spec.eager(x, **arguments)
 
     return torch.compile(call, fullgraph=True, dynamic=False)
 
@@ -124,24 +148,48 @@ def copy_sources(point: Point) -> dict[Direction, tuple[Tensor, ...]]:
         source.view(torch.uint8).random_()
         return source
 
-    forward, backward = filled("forward"), filled("backward")
-    return {"forward": (forward,), "backward": (backward,), "full": (forward, backward)}
+    # In full, as one after the other where both are timed: a cache may hold one and not both.
+    directions = point.spec.directions
+    alone = {name: (filled(name),) for name in directions if name != "full"}
+    if {"forward", "backward"} <= alone.keys():
+        both = alone["forward"] + alone["backward"]
+    else:
+        both = (filled("full"),)
+    return {name: alone.get(name, both) for name in directions}
 
 
-def runs(call: Call, x: Tensor, grad: Tensor) -> dict[Direction, Run]:
-    """The three things that are timed of an op.
+def upstream_gradient(y: Tensor) -> Tensor | None:
+    """Gradient of an output: random, or for a loss none, of which backward makes a 1."""
+    if y.dim() == 0:
+        return None
+    return make_input(tuple(y.shape), y.dtype, y.device, seed=1)
+
+
+def runs(call: Call, inputs: Inputs, directions: tuple[Direction, ...]) -> dict[Direction, Run]:
+    """The things that are timed of an op.
 
     Args:
         call: The op.
-        x: Its input, which requires grad, so that forward also records the graph for everyone.
-        grad: Gradient of its output.
+        inputs: What it is called on.
+        directions: Which of them.
     """
-    y = call(x)
-    return {
+    x, tensors = inputs.x, inputs.differentiated
+    y: Tensor | None = call(x)
+    grad = upstream_gradient(y)
+    if "backward" not in directions:
+        y = None  # with all that it keeps for backward
+
+    def inference() -> Tensor:
+        with torch.no_grad():
+            return call(x)
+
+    every: dict[Direction, Run] = {
         "forward": lambda: call(x),
-        "backward": lambda: torch.autograd.grad(y, x, grad, retain_graph=True),
-        "full": lambda: torch.autograd.grad(call(x), x, grad),
+        "backward": lambda: torch.autograd.grad(y, tensors, grad, retain_graph=True),
+        "full": lambda: torch.autograd.grad(call(x), tensors, grad),
+        "inference": inference,
     }
+    return {direction: every[direction] for direction in directions}
 
 
 def copy_runs(copy: Call, sources: dict[Direction, tuple[Tensor, ...]]) -> dict[Direction, Run]:

@@ -102,14 +102,16 @@ def end_to_end_lines(summary: Summary) -> list[str]:
 
 
 def memory_lines(summary: Summary) -> list[str]:
-    """Memory of each op's largest forward, regops's beside eager's, a line a dtype."""
+    """Memory of each op at its largest size, regops's beside eager's, a line a dtype."""
     lines = []
     for rows in _grouped(summary.rows, "op", "device", "dtype"):
-        row = max(rows, key=lambda each: (each.numel, each.direction == "forward"))
+        row = max(rows, key=lambda each: each.numel)
         if {"eager", "regops"} <= row.peak.keys() & row.state.keys():
             used = "; ".join(
                 f"{name} {_size(row.peak[name])} at the peak of forward, "
                 f"{_size(row.state[name])} kept for backward"
+                # Not in summaries that were written before it was measured.
+                + (f", {_size(row.full_peak[name])} at the peak of both" if row.full_peak else "")
                 for name in ("eager", "regops")
             )
             lines.append(f"memory, {row.op} {row.size} {row.dtype} {row.device}: {used}")

@@ -27,8 +27,9 @@ class Row:
         iqr: Interquartile range of the same.
         rounds: Durations behind each median.
         others: Share of the processor that other processes used meanwhile; None if unknown.
-        peak: Bytes beyond the input that forward held at most, by provider.
+        peak: Bytes beyond the inputs that forward held at most, by provider.
         state: Bytes that forward keeps for backward besides its output, by provider.
+        full_peak: Bytes beyond the inputs that forward and backward together held at most.
     """
 
     op: str
@@ -46,6 +47,7 @@ class Row:
     rounds: dict[str, int] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
+    full_peak: dict[str, int] = field(default_factory=dict)
 
     @property
     def disturbed(self) -> bool:
@@ -67,6 +69,12 @@ class Row:
         """A provider's time in times of the copy; None if either was not timed."""
         if provider in self.median and "copy" in self.median:
             return self.median[provider] / self.median["copy"]
+        return None
+
+    def memory_ratio(self, to: str) -> float | None:
+        """Peak of forward and backward in times of another's; None if either is unknown."""
+        if self.full_peak.get(to) and "regops" in self.full_peak:
+            return self.full_peak["regops"] / self.full_peak[to]
         return None
 
     def gb_per_s(self, provider: str) -> float:
@@ -108,6 +116,7 @@ def summarize(benchmark: Mapping[str, Any], end_to_end: dict[str, Any] | None) -
         if facts["forward_peak_bytes"] is not None:
             row.peak[provider] = facts["forward_peak_bytes"]
             row.state[provider] = facts["forward_to_backward_bytes"]
+            row.full_peak[provider] = facts["full_peak_bytes"]
     commit = benchmark["commit_info"]
     return Summary(
         created=benchmark["datetime"][:16].replace("T", " ") + " UTC",

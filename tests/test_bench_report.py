@@ -12,15 +12,18 @@ from bench import check, report
 from bench.summary import Summary, read, summarize, write
 
 MEDIANS = {"eager": 20.0, "compile": 12.0, "regops": 1.0, "copy": 0.9}
+FULL_PEAK = {"eager": 16, "compile": 12, "regops": 4}  # bytes an element
 
 
-def entry(direction: str, size: str, numel: int, provider: str, seconds: float) -> dict[str, Any]:
+def entry(
+    direction: str, size: str, numel: int, provider: str, seconds: float, op: str = "dropout"
+) -> dict[str, Any]:
     """One benchmark as pytest-benchmark writes it."""
     return {
-        "group": f"dropout-{direction}-float32-{size}-cpu",
+        "group": f"{op}-{direction}-float32-{size}-cpu",
         "stats": {"median": seconds, "iqr": seconds / 50, "rounds": 9},
         "extra_info": {
-            "op": "dropout",
+            "op": op,
             "direction": direction,
             "dtype": "float32",
             "size": size,
@@ -33,6 +36,7 @@ def entry(direction: str, size: str, numel: int, provider: str, seconds: float) 
             "others_cpu_share": 0.2 if size == "64k" else 0.01,
             "forward_peak_bytes": None if provider == "copy" else 4 * numel + 16,
             "forward_to_backward_bytes": None if provider == "copy" else 16,
+            "full_peak_bytes": None if provider == "copy" else FULL_PEAK[provider] * numel,
         },
     }
 
@@ -57,6 +61,23 @@ def benchmark_json(medians: dict[str, float] = MEDIANS) -> dict[str, Any]:
     }
 
 
+def loss_json(memory: float = 0.25) -> dict[str, Any]:
+    """Of an op whose sizes are shapes, regops's peak of memory being so many times eager's."""
+    sizes = {"1024x64x1000": 1 << 16, "4096x512x32768": 1 << 21}
+    medians = MEDIANS | {"eager": 1.0}
+    benchmarks = [
+        entry(direction, size, numel, provider, seconds, "linear_cross_entropy")
+        for direction in ("full", "inference")
+        for size, numel in sizes.items()
+        for provider, seconds in medians.items()
+    ]
+    for each in benchmarks:
+        facts = each["extra_info"]
+        if facts["provider"] == "regops":
+            facts["full_peak_bytes"] = int(memory * 16 * facts["numel"])
+    return benchmark_json() | {"benchmarks": benchmarks}
+
+
 END_TO_END = {
     "name": "digits",
     "steps": 200,
@@ -78,6 +99,8 @@ def test_the_summary_holds_the_medians_and_comes_back_from_its_file(
     assert row.speedup("eager") == pytest.approx(20, rel=1e-3)
     assert row.over_copy() == pytest.approx(1 / 0.9, rel=1e-3)
     assert row.state == {"eager": 16, "compile": 16, "regops": 16}
+    assert row.memory_ratio("eager") == 0.25
+    assert row.memory_ratio("copy") is None
     assert [row.disturbed for row in summary.rows] == [True, False, True, False]
     assert summary.commit == "abc-dirty"
     write(summary, tmp_path / "summary.json")
@@ -150,6 +173,28 @@ def test_the_gate_reports_a_miss(
 ) -> None:
     assert run_gate(tmp_path, benchmark_json(MEDIANS | slow)) == 1
     assert "MISS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("memory", "status"), [(0.25, 0), (0.26, 1)])
+def test_the_gate_bounds_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], memory: float, status: int
+) -> None:
+    assert run_gate(tmp_path, loss_json(memory)) == status
+    printed = capsys.readouterr().out
+    assert "at most 0.25x the memory of eager" in printed
+    assert printed.count("MISS") == status
+    assert f"{2 - status} of 2 met" in printed
+
+
+def test_a_size_may_be_a_shape() -> None:
+    summary = summarize(loss_json(), None)
+    page = report.html(summary)
+    assert page.count("<svg") == 4
+    assert page.count(">4096x512x32768</text>") == 4
+    (line,) = report.memory_lines(summary)
+    assert "linear_cross_entropy 4096x512x32768 float32" in line
+    assert "eager 8 MiB at the peak of forward, 16 B kept for backward, 32 MiB" in line
+    assert "regops 8 MiB at the peak of forward, 16 B kept for backward, 8 MiB" in line
 
 
 def test_the_gate_fails_if_regops_was_not_timed(tmp_path: Path) -> None:

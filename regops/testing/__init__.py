@@ -16,26 +16,37 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Direction = Literal["forward", "backward", "full"]
-Layout = Literal[
-    "contiguous",
-    "channels_last",
-    "transposed",
-    "swapped_outer",
-    "reversed",
-    "misaligned",
-    "strided",
-    "expanded",
+from regops.testing._compare import (
+    Results,
+    Tolerance,
+    assert_close,
+    differentiated,
+    outputs_of,
+    reference_copies,
+    results,
+)
+from regops.testing._inputs import Layout, lay_out, make_input
+
+__all__ = [
+    "BenchCase",
+    "Case",
+    "Direction",
+    "Layout",
+    "OpSpec",
+    "Results",
+    "Tolerance",
+    "assert_close",
+    "differentiated",
+    "lay_out",
+    "make_input",
+    "outputs_of",
+    "reference_copies",
+    "results",
+    "specs",
 ]
 
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a result may stand from its reference, and why no less can be asked."""
-
-    rtol: float
-    atol: float
-    reason: str
+# "forward" records the graph, "full" is that and backward; "inference" is forward under no_grad.
+Direction = Literal["forward", "backward", "full", "inference"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,8 @@ class Case:
     Attributes:
         name: Shows in test ids.
         shape: Shape of the main input.
-        kwargs: Keyword arguments of the op, the same for op, reference and torch.
+        kwargs: Keyword arguments of the op, the same for op, reference and torch; or plain data of
+            which the spec's `arguments` makes them.
         layout: Memory layout of the main input; see `make_input`.
     """
 
@@ -60,9 +72,9 @@ class BenchCase:
     """One point of a benchmark: a size, and whether its buffers stay in the CPU's cache.
 
     Attributes:
-        name: Shows in reports, as in "16M".
+        name: Shows in reports, as in "16M" or "512x32768".
         shape: Shape of the main input.
-        kwargs: Keyword arguments of the op.
+        kwargs: As of `Case`.
         in_cache: True when input and output together are far smaller than the last-level cache, so
             that no share of memory bandwidth can be read from the time.
     """
@@ -78,38 +90,69 @@ class BenchCase:
         return torch.Size(self.shape).numel()
 
 
+def plain_arguments(
+    case: Case | BenchCase, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Any]:
+    """A case's keyword arguments as they stand."""
+    return dict(case.kwargs)
+
+
 @dataclass(frozen=True)
 class OpSpec:
     """All that the generic tests and benchmarks know about an op.
 
     Attributes:
         name: Stem of the op's files in every layer.
-        functional: The public function, called as `functional(input, **kwargs)`. It and
-            `reference` also take `key=`, for ops that draw random numbers.
+        functional: The public function, called as `functional(input, **arguments)`; it returns a
+            tensor or a tuple of tensors. It and `reference` also take `key=`, for ops that draw
+            random numbers.
         reference: The same op in plain PyTorch.
         eager: torch's own op, with the same arguments less `key`.
         schemas: Names of the dispatcher ops (`torch.ops.regops.<name>`) behind it.
         keyed: Whether the op draws random numbers.
         dtypes: Types of the main input.
-        cases: For tests.
+        cases: For tests. The options of the first are those of the tests of layouts and compiling.
         bench_cases: For benchmarks.
-        tolerance: For each dtype, between the op and its reference.
-        bytes_moved: Bytes that must be read and written, from (numel, itemsize, direction).
+        tolerance: For each dtype of the main input, between the op and its reference.
+        bytes_moved: Bytes that must be read and written, from (case, itemsize, direction).
         bytes_formula: The same in words, printed in reports.
+        arguments: Makes the keyword arguments of a call from (case, dtype, device), always of the
+            same values. Tensors among them that require grad are differentiated as the input is.
+        elementwise: Whether the output has the input's shape and strides, and its values depend on
+            no layout, to the bit.
+        reproducible: Whether results do not depend on the thread count, to the bit.
+        layout_shape: Shape on which every layout is tried.
+        grid: Further cases, too many for a test each: one test compares them with the reference.
+        opcheck: Arguments of a dispatcher op from (its name, input, the call's keyword arguments);
+            by default the input and those, in order.
+        rival_tolerance: For other providers than regops in benchmarks; by default `tolerance`.
+        directions: What benchmarks time.
     """
 
     name: str
-    functional: Callable[..., Tensor]
-    reference: Callable[..., Tensor]
-    eager: Callable[..., Tensor]
+    functional: Callable[..., Any]
+    reference: Callable[..., Any]
+    eager: Callable[..., Any]
     schemas: tuple[str, ...]
     keyed: bool
     dtypes: tuple[torch.dtype, ...]
     cases: tuple[Case, ...]
     bench_cases: tuple[BenchCase, ...]
     tolerance: Mapping[torch.dtype, Tolerance]
-    bytes_moved: Callable[[int, int, Direction], int]
+    bytes_moved: Callable[[BenchCase, int, Direction], int]
     bytes_formula: str
+    arguments: Callable[[Case | BenchCase, torch.dtype, torch.device | str], dict[str, Any]] = (
+        plain_arguments
+    )
+    elementwise: bool = False
+    reproducible: bool = True
+    layout_shape: tuple[int, ...] = (2, 24, 9, 16)
+    grid: tuple[Case, ...] = ()
+    opcheck: Callable[[str, Tensor, Mapping[str, Any]], tuple[Any, ...]] = (
+        lambda _, input, arguments: (input, *arguments.values())
+    )
+    rival_tolerance: Mapping[torch.dtype, Tolerance] | None = None
+    directions: tuple[Direction, ...] = ("forward", "backward", "full")
 
 
 def specs() -> dict[str, OpSpec]:
@@ -117,50 +160,6 @@ def specs() -> dict[str, OpSpec]:
     modules = [
         importlib.import_module(f"{__name__}.{found.name}")
         for found in pkgutil.iter_modules(__path__)
+        if not found.name.startswith("_")
     ]
     return {module.spec.name: module.spec for module in modules}
-
-
-def make_input(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device | str = "cpu",
-    layout: Layout = "contiguous",
-    seed: int = 0,
-) -> Tensor:
-    """A tensor of standard normal values, equal by logical index for every layout.
-
-    Args:
-        shape: Its shape.
-        dtype: Its type; the values are drawn in float32 and rounded to it.
-        device: Where it ends; the values are drawn on the CPU, so they do not depend on it.
-        layout: "contiguous"; "channels_last" (4-d); "transposed" (memory order of the last two
-            dimensions swapped); "swapped_outer" (of the first two); "reversed" (of all);
-            "misaligned" (storage begins one element past an allocation); "strided" (every second
-            element of a larger tensor); "expanded" (stride 0 in the first dimension).
-        seed: Of the values.
-
-    Returns:
-        A leaf tensor that does not require grad.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    if layout == "expanded":
-        row = torch.randn(shape[1:], generator=generator).to(dtype).to(device)
-        return row.expand(shape)
-    values = torch.randn(shape, generator=generator).to(dtype).to(device)
-    if layout == "channels_last":
-        return values.contiguous(memory_format=torch.channels_last)
-    if layout == "transposed":
-        return values.transpose(-1, -2).contiguous().transpose(-1, -2)
-    if layout == "swapped_outer":
-        return values.transpose(0, 1).contiguous().transpose(0, 1)
-    if layout == "reversed":
-        backwards = tuple(reversed(range(values.dim())))
-        return values.permute(backwards).contiguous().permute(backwards)
-    if layout == "misaligned":
-        storage = torch.empty(values.numel() + 1, dtype=dtype, device=device)
-        return storage[1:].view(shape).copy_(values)
-    if layout == "strided":
-        storage = torch.empty((*shape[:-1], 2 * shape[-1]), dtype=dtype, device=device)
-        return storage[..., ::2].copy_(values)
-    return values

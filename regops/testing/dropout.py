@@ -11,8 +11,8 @@ _ONE_ROUNDING = (
 )
 
 
-def _bytes_moved(numel: int, itemsize: int, direction: Direction) -> int:
-    one_pass = 2 * numel * itemsize
+def _bytes_moved(case: BenchCase, itemsize: int, direction: Direction) -> int:
+    one_pass = 2 * case.numel * itemsize
     return 2 * one_pass if direction == "full" else one_pass
 
 
@@ -68,4 +68,5 @@ spec = OpSpec(
     },
     bytes_moved=_bytes_moved,
     bytes_formula="read input once, write output once: 2 x elements x bytes an element each way",
+    elementwise=True,
 )

@@ -1,0 +1,9 @@
+"""Linear layer and cross-entropy: torch's, compiled, regops's, and a copy of as many bytes."""
+
+from collections.abc import Callable
+
+from regops.testing.linear_cross_entropy import spec  # noqa: F401  (read by conftest)
+
+
+def test_linear_cross_entropy(replay: Callable[[], None]) -> None:
+    replay()
