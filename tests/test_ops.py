@@ -155,7 +155,8 @@ def test_gradcheck_and_gradgradcheck(spec: OpSpec, case: Case, device: str) -> N
     if not all(output.isfinite().all() for output in outputs_of(call(*inputs))):
         pytest.skip("nan has no difference quotient")
     assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, inputs)
+    # Along random directions: all pairs of directions would take a minute a case.
+    assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize(("spec", "case"), _cases(most=2000, writable=True))

@@ -67,22 +67,16 @@ std::optional<ClassStrides> class_strides(const Tensor& tensor, Order order) {
   return ClassStrides{(*view)[0], (*view)[1], 1};
 }
 
-// A dense copy in an order.
-Tensor dense(const Tensor& tensor, Order order) {
-  if (order == Order::columns && tensor.dim() != 2) return tensor.contiguous();
-  if (tensor.dim() == 1) return tensor.contiguous();
-  return tensor.movedim(1, -1).contiguous().movedim(-1, 1);
+// The dimension that comes last in memory in an order.
+int64_t last_dim(const Tensor& tensor, Order order) {
+  if (tensor.dim() == 1) return 0;
+  return order == Order::rows ? 1 : tensor.dim() == 2 ? 0 : tensor.dim() - 1;
 }
+
 Tensor empty_dense(const Tensor& like, Order order) {
-  const auto lies_so = [&](const Tensor& tensor) {
-    return class_strides(tensor, order).has_value();
-  };
-  const Tensor plain = at::empty_like(like, at::MemoryFormat::Contiguous);
-  if (lies_so(plain)) return plain;
-  at::DimVector shape(like.sizes().begin(), like.sizes().end());
-  shape.erase(shape.begin() + 1);
-  shape.push_back(like.size(1));
-  return at::empty(shape, like.options()).movedim(-1, 1);
+  const int64_t dim = last_dim(like, order);
+  const Tensor moved = like.movedim(dim, -1);
+  return at::empty(moved.sizes(), like.options()).movedim(-1, dim);
 }
 
 // The tensors of one call as the kernels can walk them: those given where possible.
@@ -102,11 +96,13 @@ Operands operands(const Tensor& input, const Tensor& probability, const CrossEnt
       o.order = Order::columns;
     } else {
       o.order = input.dim() > 2 ? Order::columns : Order::rows;
-      o.input = dense(input, o.order);
+      o.input = empty_dense(input, o.order).copy_(input);
     }
   }
   if (!lies_in(o.gradient, o.order)) o.gradient = empty_dense(input, o.order);
-  if (!lies_in(probability, o.order)) o.probability = dense(probability, o.order);
+  if (!lies_in(probability, o.order)) {
+    o.probability = empty_dense(probability, o.order).copy_(probability);
+  }
   if (o.probability_gradient.defined() &&
       o.probability_gradient.strides() != o.probability.strides()) {
     o.probability_gradient =
@@ -239,7 +235,8 @@ void run_split(const CrossEntropyCall& call) {
     cpu::cross_entropy_row_loss(call, row, sums.data());
     if (call.gradient == nullptr && call.probability_gradient == nullptr) continue;
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) cpu::cross_entropy_block_gradient(call, row, i, sums.data());
+      for (int64_t i = begin; i < end; ++i)
+        cpu::cross_entropy_block_gradient(call, row, i, sums.data());
     });
   }
 }
