@@ -40,17 +40,20 @@ def memory(call: Call, inputs: Inputs) -> Memory:
         call: The op, already called before, so that what it caches for good is not counted.
         inputs: What it is called on.
     """
-    track = _on_cuda if inputs.x.is_cuda else _on_cpu
     full = runs(call, inputs, ("full",))["full"]
     outputs: list[torch.Tensor] = []
-    peak, held = track(lambda: outputs.append(call(inputs.x)), inputs.x.device)
+    peak, held = peak_of(lambda: outputs.append(call(inputs.x)), inputs.x.device)
     state = held - outputs.pop().untyped_storage().nbytes()
-    full_peak, _ = track(full, inputs.x.device)
+    full_peak, _ = peak_of(full, inputs.x.device)
     return Memory(peak, state, full_peak)
 
 
+def peak_of(run: Run, device: torch.device) -> tuple[int, int]:
+    """(the most bytes that a call held, those held afterwards), beyond those held before."""
+    return _on_cuda(run, device) if device.type == "cuda" else _on_cpu(run)
+
+
 def _on_cuda(run: Run, device: torch.device) -> tuple[int, int]:
-    """(the most that was held, what is held afterwards), beyond what was held before."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -60,7 +63,7 @@ def _on_cuda(run: Run, device: torch.device) -> tuple[int, int]:
     return torch.cuda.max_memory_allocated(device) - before, held
 
 
-def _on_cpu(run: Run, device: torch.device) -> tuple[int, int]:
+def _on_cpu(run: Run) -> tuple[int, int]:
     # A peak depends on the order of events, which the profiler's tables drop and its trace keeps.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
