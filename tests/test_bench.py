@@ -270,6 +270,17 @@ def test_a_fast_call_is_repeated_to_fill_its_turn() -> None:
     assert recorded["fast"].median == pytest.approx(1e-6)
 
 
+def test_a_long_call_is_not_repeated_to_warm_up() -> None:
+    calls: list[int] = []
+
+    def clock(run: timing.Run, repeats: int) -> float:
+        calls.append(repeats)
+        return 2 * timing.LONG_S
+
+    timing.interleave({"long": lambda: None}, clock, budget_s=0, min_rounds=2, max_rounds=9)
+    assert calls == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("call", "state", "peak", "full_peak"),
     [
