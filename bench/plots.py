@@ -25,7 +25,7 @@ _STYLES = {
 _PEER_STYLE = {"color": "#ae6bd9", "marker": "D"}
 
 # Characters that fit side by side under a plot.
-_ROOM = 45
+_ROOM = 36
 
 _SETTINGS = {
     "svg.fonttype": "none",

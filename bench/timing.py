@@ -24,6 +24,9 @@ Run = Callable[[], object]
 # ten times what a CUDA event resolves (0.5 us) even if the device then waits for the host.
 TURN_S = 1e-3
 
+# A call of this length is warm after one.
+LONG_S = 1.0
+
 # A provider whose turn is k times as long as the fastest one's takes part in every (k/2)-th round
 # only, so that the fast ones, whose ratio is judged to a percent, get more samples in the budget.
 MAX_STRIDE = 8
@@ -139,7 +142,9 @@ def interleave(
 
 def _warm_up(run: Run, clock: Clock) -> tuple[int, float]:
     """Calls that fill a turn, and that turn's seconds; grown from one call until they do."""
-    repeats, seconds = 1, min(clock(run, 1) for _ in range(3))
+    repeats, seconds = 1, clock(run, 1)
+    if seconds < LONG_S:
+        seconds = min(seconds, clock(run, 1), clock(run, 1))
     while seconds < TURN_S / 2:
         repeats = math.ceil(repeats * min(100.0, TURN_S / max(seconds, 1e-9)))
         seconds = min(clock(run, repeats) for _ in range(3))

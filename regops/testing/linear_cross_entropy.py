@@ -70,8 +70,7 @@ def _tolerances(half_units: int, reason: str) -> dict[torch.dtype, Tolerance]:
 
 def _bytes_moved(case: BenchCase, itemsize: int, direction: Direction) -> int:
     classes: int = case.kwargs["classes"]
-    operands = (case.numel + classes * case.shape[-1]) * itemsize
-    return operands if direction == "inference" else 2 * operands
+    return 2 * (case.numel + classes * case.shape[-1]) * itemsize
 
 
 spec = OpSpec(
@@ -121,11 +120,11 @@ spec = OpSpec(
     ),
     tolerance=_tolerances(8, _LOGITS),
     bytes_moved=_bytes_moved,
-    bytes_formula="full reads input and weight and writes their gradients, inference reads them: "
-    "(rows + classes) x features x bytes an element each; the products take longer than any copy",
+    bytes_formula="read input and weight, write their gradients: 2 x (rows + classes) x features x "
+    "bytes an element; the products take longer than any copy",
     arguments=_arguments,
     reproducible=False,  # BLAS may split a sum over threads
     layout_shape=(24, 16),
     rival_tolerance=_tolerances(16, _EAGER),
-    directions=("full", "inference"),
+    directions=("full",),
 )
