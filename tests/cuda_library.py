@@ -5,26 +5,30 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from tests.ptx import CompiledLibrary, Device, compile_cuda, require_nvcc
+from tests.ptx import H200, CompiledLibrary, Device, Properties, compile_cuda, require_nvcc
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
 
 
 @functools.cache
-def library() -> CompiledLibrary:
+def library(architecture: str = "compute_90") -> CompiledLibrary:
     """All of csrc/cuda."""
-    return compile_cuda(SOURCES, include=[ROOT / "csrc"])
+    return compile_cuda(SOURCES, include=[ROOT / "csrc"], architecture=architecture)
 
 
 LAUNCHED: set[str] = set()
 """Names of the kernels that any test has launched in this process."""
 
 
-def interpreted() -> Device:
-    """An interpreted device with the project's kernels; skips the test where nvcc is missing."""
+def interpreted(properties: Properties = H200) -> Device:
+    """An interpreted device with the project's kernels; skips the test where nvcc is missing.
+
+    A device without clusters, such as A100, gets the kernels as compiled for it.
+    """
     require_nvcc()
-    return Device(library())
+    architecture = f"compute_{properties.major}{properties.minor}"
+    return Device(library(architecture), properties=properties)
 
 
 def call(device: Device, launcher: str, *arguments: object) -> None:

@@ -63,8 +63,23 @@ def run_block_reduce(device: Device) -> None:
     np.testing.assert_array_equal(out, values.reshape(8, 32)[:, ::-1].ravel())
 
 
+def run_cluster_reduce(device: Device) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 1000)).astype(np.float32)
+    lse, out, values = (np.zeros(n, np.float32) for n in (3, 256, 256))
+    values[:] = np.arange(256)
+    for blocks in (2, 4):
+        pointers = device.register(lse), device.register(x)
+        assert device.call("run_row_lse", *pointers, *x.shape, blocks) == 0
+        exact = np.log(np.exp(x.astype(np.float64)).sum(1))
+        # As above, of the sum's logarithm.
+        np.testing.assert_allclose(lse, exact, atol=1e-6)
+    assert device.call("run_from_next_block", device.register(out), device.register(values), 4) == 0
+    np.testing.assert_array_equal(out, np.roll(values, -64))
+
+
 DRIVERS = {
     "block_reduce": Driver(SAMPLES, ("block_reduce.cu", "block_reduce.cuh"), run_block_reduce),
+    "cluster_reduce": Driver(SAMPLES, ("cluster_reduce.cu",), run_cluster_reduce),
 }
 
 
@@ -107,6 +122,25 @@ def test_sample_has_all_kinds_of_barriers():
         copies = [path.read_text() for path in mutant.sources]
         changed = [a for a, b in zip(originals, copies, strict=True) if a != b]
         assert changed == [mutant.file.read_text()]
+
+
+def test_sample_has_all_kinds_of_cluster_barriers():
+    found = sorted(mutant.barrier for mutant in mutants("cluster_reduce"))
+    kinds = ["cg::this_cluster().sync();", "cluster.barrier_wait();"]
+    assert found == kinds + ["cluster.sync();"] * 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "__cluster_barrier_wait();",
+        "cg::sync(cg::this_cluster());",
+        "cluster.barrier_wait(std::move(token));",
+        "cooperative_groups::this_cluster().sync();",
+    ],
+)
+def test_barriers_of_other_spellings(call):
+    assert [match[0] for match in barriers(f"f(x); {call} g();")] == [call]
 
 
 def test_barriers_in_comments_do_not_count():

@@ -25,19 +25,19 @@ BUGS, LEGAL = SAMPLES / "bugs.cu", SAMPLES / "legal.cu"
 KERNEL = re.compile(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(")
 
 
-def seeded_bugs():
-    """(kernel, line, message) of every kernel of bugs.cu."""
+def seeded_bugs(path):
+    """(kernel, line, message) of every kernel of a file of defects."""
     kernel = None
-    for number, line in enumerate(BUGS.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
         if match := KERNEL.match(line):
             kernel = match[1]
         if match := re.search(r"// BUG: (.*)", line):
             yield pytest.param(kernel, number, match[1], id=kernel)
 
 
-def legal_kernels():
-    """(kernel, expected values) of every kernel of legal.cu."""
-    text = LEGAL.read_text()
+def legal_kernels(path):
+    """(kernel, expected values) of every kernel of a file of correct ones."""
+    text = path.read_text()
     for value, kernel in re.findall(r"// VALUE: (.*)\n__global__ void (\w+)\(", text):
         yield pytest.param(kernel, value, id=kernel)
 
@@ -49,7 +49,7 @@ def library():
 
 
 def run(device, launcher, kernel):
-    """Calls a kernel of bugs.cu or legal.cu on buffers with a gap between them."""
+    """Calls a kernel of these files on buffers with a gap between them."""
     room = np.zeros(1024, np.float32)
     out, values = room[:256], room[600:900]
     values[:] = np.arange(1, 301)
@@ -58,29 +58,39 @@ def run(device, launcher, kernel):
     return out
 
 
-@pytest.mark.parametrize(("kernel", "line", "message"), list(seeded_bugs()))
-def test_seeded_bug_is_named_with_its_line(library, kernel, line, message):
+def check_bug(device, path, kernel, line, message):
+    """Asserts that a defect is reported as its line says."""
     with pytest.raises(DeviceError) as caught:
-        run(Device(library), "run_bug", kernel)
+        run(device, "run_bug", kernel)
     report = str(caught.value)
     assert message in report
-    assert f"\n  at {BUGS}:{line}: " in report
+    assert f"\n  at {path}:{line}: " in report
     assert re.search(rf"kernel \w*{kernel}\w*, block \(\d+, 0, 0\) thread \(\d+, 0, 0\)", report)
 
 
-@pytest.mark.parametrize("order", ["forward", "reverse", 1])
-@pytest.mark.parametrize(("kernel", "value"), list(legal_kernels()))
-def test_legal_kernel_is_silent_and_right(library, kernel, value, order):
-    out = run(Device(library, order), "run_legal", kernel)
-    case = re.search(rf"CASE\({kernel}, (\d+), (\d+), \d+\)", LEGAL.read_text())
+def check_legal(device, path, kernel, value):
+    """Asserts that a correct kernel gives the values that its comment says."""
+    out = run(device, "run_legal", kernel)
+    case = re.search(rf"CASE\({kernel}, (\d+), (?:\d+, )?(\d+), \d+\)", path.read_text())
     threads = int(case[1]) * int(case[2])
     t = np.arange(256)
     expected = np.broadcast_to(eval(value, {"t": t, "where": np.where}), 256)
     np.testing.assert_array_equal(out, np.where(t < threads, expected, 0))
 
 
+@pytest.mark.parametrize(("kernel", "line", "message"), list(seeded_bugs(BUGS)))
+def test_seeded_bug_is_named_with_its_line(library, kernel, line, message):
+    check_bug(Device(library), BUGS, kernel, line, message)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", 1])
+@pytest.mark.parametrize(("kernel", "value"), list(legal_kernels(LEGAL)))
+def test_legal_kernel_is_silent_and_right(library, kernel, value, order):
+    check_legal(Device(library, order), LEGAL, kernel, value)
+
+
 def test_every_sample_kernel_is_tested():
-    for path, tested in ((BUGS, seeded_bugs()), (LEGAL, legal_kernels())):
+    for path, tested in ((BUGS, seeded_bugs(BUGS)), (LEGAL, legal_kernels(LEGAL))):
         assert set(KERNEL.findall(path.read_text())) == {param.id for param in tested}
 
 
@@ -256,8 +266,9 @@ UNKNOWN = [
     ("mov.u64 d, %globaltimer;", "unknown special register %globaltimer"),
     ("ld.global.wibble.f32 f, [d];", "unknown modifier .wibble"),
     ("cvt.rn.satfinite.bf16.f32 h, f;", "unknown modifier .satfinite"),
-    ("barrier.cluster.arrive;", "unknown modifier .cluster|expected one of"),
-    ("mapa.u64 d, d, r;", "unknown instruction `mapa"),
+    ("barrier.cluster.sync;", "expected one of .arrive, .wait"),
+    ("mapa.u32 r, r, r;", "unknown type"),
+    ("mbarrier.init.shared.b64 [r], r;", "unknown instruction `mbarrier"),
     ("cp.async.wait_all;", "unknown instruction `cp"),
     ("call helper, (r);", "not inlined is not supported: `call helper"),
     ("{ .param .b32 a; st.param.b32 [a], r; }", "not inlined is not supported: `st.param"),

@@ -7,12 +7,17 @@
 
 Every access is checked (bounds, alignment, initialised, races) and so is every barrier and
 warp-wide instruction; a defect raises DeviceError with its line. What is not known raises
-ParseError when its kernel is launched: clusters, asynchronous copies, tensor cores, clocks, calls
+ParseError when its kernel is launched: asynchronous copies, mbarriers, tensor cores, clocks, calls
 that are not inlined.
 
+Devices are an H200 unless said otherwise; an older one gets PTX of its own:
+
+    library = compile_cuda(sources, architecture="compute_80")
+    device = Device(library, properties=A100)
+
 Not shown: speed, occupancy, the error of approximate functions (computed in float64 here), the
-order of memory accesses between blocks beyond fences, and what ptxas makes of the PTX: it may fuse
-an `add.f32` and a `mul.f32` that carry no `.rn`.
+order of memory accesses between blocks beyond fences and cluster barriers, and what ptxas makes of
+the PTX: it may fuse an `add.f32` and a `mul.f32` that carry no `.rn`.
 """
 
 from .compile import (
@@ -24,15 +29,18 @@ from .compile import (
     require_nvcc,
 )
 from .errors import DeviceError, ParseError
-from .runtime import Device
+from .runtime import A100, H200, Device, Properties
 
 __all__ = [
+    "A100",
+    "H200",
     "CompileError",
     "CompiledLibrary",
     "Device",
     "DeviceError",
     "NvccNotFound",
     "ParseError",
+    "Properties",
     "compile_cuda",
     "find_nvcc",
     "require_nvcc",

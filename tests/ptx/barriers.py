@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .lanes import AT_BARRIER, AT_WARP_SYNC, EXITED, RESCHEDULE, RUNNING, Lanes
+from .lanes import (
+    AT_BARRIER,
+    AT_CLUSTER_BARRIER,
+    AT_WARP_SYNC,
+    EXITED,
+    RESCHEDULE,
+    RUNNING,
+    Lanes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +70,8 @@ class Barriers:
         group = self.group
         waiting = np.flatnonzero(group.state == AT_BARRIER)
         parked = np.flatnonzero(group.state == AT_WARP_SYNC)
-        if waiting.size == 0 and parked.size == 0:
+        clustered = (group.state == AT_CLUSTER_BARRIER).any()
+        if waiting.size == 0 and parked.size == 0 and not clustered:
             return False
         if waiting.size == group.count and self._is_plain():
             self._release_all()
@@ -73,8 +82,11 @@ class Barriers:
         starts = np.flatnonzero(np.diff(key[order], prepend=-1))
         for members in np.split(waiting[order], starts[1:]) if waiting.size else []:
             opened |= self._release_one(members)
+        opened |= group.clusters.release()
         if not opened:
             stuck = parked if parked.size else waiting
+            if stuck.size == 0:
+                group.clusters.fail_stuck()
             self._fail_stuck(stuck)
         return True
 
@@ -91,6 +103,7 @@ class Barriers:
         group.state[:] = RUNNING
         group.block_epoch = group.block_epoch + 1
         group.warp_epoch = group.warp_epoch + 1
+        group.clusters.join_blocks()
 
     def _release_one(self, members: Array) -> bool:
         """Opens the barrier that some threads of one block wait at, if it is complete."""
@@ -130,6 +143,7 @@ class Barriers:
             group.block_epoch[row] += 1
         group.warp_epoch = group.warp_epoch.copy()
         group.warp_epoch[np.unique(group.warp[members])] += 1
+        group.clusters.join_blocks(members)
         return True
 
     def _check_exits(self, row: int, pc: int, members: Array) -> None:
@@ -137,14 +151,17 @@ class Barriers:
         group = self.group
         whole = np.arange(row * group.threads, (row + 1) * group.threads)
         gone = (group.state[whole] == EXITED) & (self.exit_epoch[whole] == group.block_epoch[row])
-        for last in np.unique(group.trail[whole[gone]]):
-            if int(last) in self._behind(pc):
-                count = np.count_nonzero(gone)
-                group.fail(
-                    f"divergent barrier: {count} threads of the block went around it",
-                    Lanes(members, False),
-                    pc=pc,
-                )
+        if self.any_behind(pc, group.trail[whole[gone]]):
+            count = np.count_nonzero(gone)
+            group.fail(
+                f"divergent barrier: {count} threads of the block went around it",
+                Lanes(members, False),
+                pc=pc,
+            )
+
+    def any_behind(self, pc: int, places: Array) -> bool:
+        """Whether any of some instructions can follow the one at `pc`."""
+        return any(int(place) in self._behind(pc) for place in np.unique(places))
 
     def _behind(self, pc: int) -> set[int]:
         """Instructions that can follow the one at `pc`."""
@@ -239,7 +256,7 @@ class Barriers:
         where = (
             f"others wait at {', '.join(sorted(places))}" if places else "the others have exited"
         )
-        what = "member mask" if group.instruction(pc).opcode not in ("bar", "barrier") else "block"
+        what = "block" if group.state[here[0]] == AT_BARRIER else "member mask"
         name = group.instruction(pc).opcode
         message = f"divergent {name}: not every thread of its {what} comes here; {where}"
         group.fail(message, Lanes(here, False), pc=pc)

@@ -26,8 +26,7 @@ from .parser import Module, parse_module
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "ptx"
-ARCHITECTURE = "compute_90"
-_RUNTIME = Path(__file__).with_name("fake_cudart.c")
+_RUNTIME = sorted(Path(__file__).parent.glob("fake_cudart*"))
 _INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.M)
 
 
@@ -41,10 +40,11 @@ class CompileError(Exception):
 
 @dataclass(frozen=True)
 class CompiledLibrary:
-    """The PTX of some CUDA sources, and their host code as a shared library."""
+    """The PTX of some CUDA sources for one architecture, and their host code as a library."""
 
     ptx: tuple[Path, ...]
     shared_object: Path
+    architecture: str
 
     @cached_property
     def module(self) -> Module:
@@ -95,7 +95,10 @@ def require_nvcc() -> Path:
 
 
 def compile_cuda(
-    sources: Sequence[Path], include: Sequence[Path] = (), flags: Sequence[str] = ()
+    sources: Sequence[Path],
+    include: Sequence[Path] = (),
+    flags: Sequence[str] = (),
+    architecture: str = "compute_90",
 ) -> CompiledLibrary:
     """Compiles sources into one library.
 
@@ -103,6 +106,8 @@ def compile_cuda(
         sources: `.cu` files.
         include: folders for `-I`.
         flags: further options for nvcc.
+        architecture: whose PTX is interpreted; "compute_80" takes the branches of a source that are
+            meant for devices without clusters.
 
     Raises:
         NvccNotFound: there is no nvcc.
@@ -115,31 +120,38 @@ def compile_cuda(
     options = ["-O3", "-std=c++17", "-lineinfo", *flags, *(f"-I{folder}" for folder in include)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         units = list(
-            pool.map(lambda source: _compile_unit(nvcc, source, include, options), sources)
+            pool.map(
+                lambda source: _compile_unit(nvcc, source, include, options, architecture), sources
+            )
         )
-    key = _hash(str(_RUNTIME.read_bytes()), *(unit.name for unit in units))
+    key = _hash(*(path.read_text() for path in _RUNTIME), *(unit.name for unit in units))
 
     def link(folder: Path) -> None:
         # -z defs: a missing runtime function is an error now, not when a launcher runs.
         # -Bsymbolic: another CUDA runtime in the process must not take the stand-in's place.
-        _call("gcc", "-O2", "-fPIC", "-c", str(_RUNTIME), "-o", str(folder / "runtime.o"))
-        objects = [str(unit / "unit.o") for unit in units] + [str(folder / "runtime.o")]
+        objects = [str(unit / "unit.o") for unit in units]
+        for source in (path for path in _RUNTIME if path.suffix == ".c"):
+            objects.append(str(folder / f"{source.stem}.o"))
+            _call("gcc", "-O2", "-fPIC", "-c", str(source), "-o", objects[-1])
         strict = ["-Wl,-z,defs", "-Wl,-Bsymbolic"]
         _call("g++", "-shared", *strict, *objects, "-o", str(folder / "library.so"))
 
     folder = _build_once(key, link)
-    return CompiledLibrary(tuple(unit / "unit.ptx" for unit in units), folder / "library.so")
+    ptx = tuple(unit / "unit.ptx" for unit in units)
+    return CompiledLibrary(ptx, folder / "library.so", architecture)
 
 
-def _compile_unit(nvcc: Path, source: Path, include: list[Path], options: list[str]) -> Path:
+def _compile_unit(
+    nvcc: Path, source: Path, include: list[Path], options: list[str], architecture: str
+) -> Path:
     files = sorted(_dependencies(source, include))
     contents = [f"{path}\0{path.read_text()}" for path in files]
-    key = _hash(_version(nvcc), ARCHITECTURE, *options, str(source), *contents)
+    key = _hash(_version(nvcc), architecture, *options, str(source), *contents)
 
     def build(folder: Path) -> None:
         # Only PTX goes into the object: assembling it for a GPU would take longer and is not looked
         # at.
-        target = ["-gencode", f"arch={ARCHITECTURE},code={ARCHITECTURE}", "-Xcompiler", "-fPIC"]
+        target = ["-gencode", f"arch={architecture},code={architecture}", "-Xcompiler", "-fPIC"]
         keep = ["--keep", "--keep-dir", str(folder)]
         command = [str(nvcc), *options, *target, *keep, "-c", str(source), "-o"]
         _call(*command, str(folder / "unit.o"))

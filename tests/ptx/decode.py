@@ -16,9 +16,10 @@ import numpy as np
 
 from .errors import ParseError
 from .lanes import RESCHEDULE, Lanes
-from .memory import Memory
 from .parser import Instruction, Kernel, Variable, split_operands
 from .ptx_types import SIGNED, TYPES, PtxType, ptx_type
+from .shared_layout import static_shared_size
+from .special import SPECIAL_PREDICATES, SPECIAL_REGISTERS
 
 if TYPE_CHECKING:
     from .machine import Execute, Group
@@ -151,7 +152,7 @@ class Decoder:
         if name not in self.variables:
             raise self.error(f"unknown operand {text} in")
         if self.variables[name].space == "shared":
-            address = np.array([Memory.static_shared_size(kernel) + offset]).astype(kind.storage)
+            address = np.array([static_shared_size(kernel) + offset]).astype(kind.storage)
             return lambda group, lanes: address
         # Every device places the module's variables anew.
         return lambda group, lanes: np.array(
@@ -194,7 +195,8 @@ class Decoder:
         return read_needed
 
     def _read_special(self, name: str, kind: PtxType) -> Reader:
-        if name not in SPECIAL_REGISTERS:
+        known = SPECIAL_PREDICATES if kind.kind == "predicate" else SPECIAL_REGISTERS
+        if name not in known:
             raise self.error(f"unknown special register {name} in")
         storage, decode = kind.storage, kind.decode
 
@@ -256,8 +258,3 @@ class Decoder:
         """Names in `{a, b, c}`, or the one operand that stands there."""
         text = self.operands[operand]
         return split_operands(text[1:-1]) if text.startswith("{") else [text]
-
-
-SPECIAL_REGISTERS = {f"%{n}.{axis}" for n in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"}
-SPECIAL_REGISTERS |= {f"%lanemask_{which}" for which in ("eq", "le", "lt", "ge", "gt")}
-SPECIAL_REGISTERS |= {"%laneid", "%warpid", "%dynamic_smem_size", "%total_smem_size"}

@@ -2,38 +2,11 @@
 // calls back into the interpreter. Device memory is host memory. A function that is missing here
 // fails at link time.
 
-#include <stddef.h>
+#include "fake_cudart.h"
+
 #include <stdlib.h>
-#include <string.h>
-
-typedef struct {
-  unsigned x, y, z;
-} Dim3;
-
-// Values of cudaError_t.
-enum {
-  kSuccess = 0,
-  kInvalidValue = 1,
-  kInvalidConfiguration = 9,
-  kInvalidDeviceFunction = 98,
-  kInvalidDevice = 101,
-  kLaunchFailure = 719,
-  kNotSupported = 801,
-  kCallLimit = 900,  // not CUDA's: a table of this file is full
-};
 
 enum { kMaxKernels = 4096, kMaxPending = 64 };
-// Shared memory a block may use without cudaFuncSetAttribute, and with it, on sm_90.
-enum { kDefaultShared = 48 * 1024, kLargestShared = 227 * 1024, kSharedPerProcessor = 228 * 1024 };
-
-typedef int (*LaunchCallback)(const char* name, const unsigned* grid, const unsigned* block,
-                              void** arguments, size_t dynamic_shared);
-
-typedef struct {
-  const void* function;
-  const char* name;
-  size_t dynamic_shared_limit;
-} Kernel;
 
 typedef struct {
   Dim3 grid, block;
@@ -42,6 +15,8 @@ typedef struct {
 } Configuration;
 
 static LaunchCallback launch_callback;
+static FactsCallback facts_callback;
+Properties device_properties;
 static Kernel kernels[kMaxKernels];
 static int kernel_count;
 static Configuration pending[kMaxPending];
@@ -49,21 +24,38 @@ static int pending_count;
 static int last_error;
 static int capture_status;
 
-static int fail(int error) {
+int fail(int error) {
   if (error != kSuccess) last_error = error;
   return error;
 }
 
-static Kernel* find_kernel(const void* function) {
+Kernel* find_kernel(const void* function) {
   for (int i = 0; i < kernel_count; ++i) {
     if (kernels[i].function == function) return &kernels[i];
   }
   return NULL;
 }
 
+Facts facts_of(const Kernel* kernel) {
+  Facts facts;
+  facts_callback(kernel->name, &facts);
+  return facts;
+}
+
+int take_last_error(void) {
+  const int error = last_error;
+  last_error = kSuccess;
+  return error;
+}
+int peek_last_error(void) { return last_error; }
+int get_capture_status(void) { return capture_status; }
+
 // For the tests.
 
-void fake_cudart_set_launch(LaunchCallback callback) { launch_callback = callback; }
+void fake_cudart_set_device(const Properties* properties, LaunchCallback launch,
+                            FactsCallback facts) {
+  device_properties = *properties, launch_callback = launch, facts_callback = facts;
+}
 void fake_cudart_set_capture_status(int status) { capture_status = status; }
 void fake_cudart_reset(void) { last_error = pending_count = capture_status = 0; }
 
@@ -89,7 +81,7 @@ void __cudaRegisterFunction(void** handle, const char* function, char* device_fu
   (void)handle, (void)device_function, (void)thread_limit, (void)thread_id;
   (void)block_id, (void)block_dim, (void)grid_dim, (void)warp_size;
   if (kernel_count == kMaxKernels) abort();
-  kernels[kernel_count++] = (Kernel){function, name, kDefaultShared};
+  kernels[kernel_count++] = (Kernel){function, name, -1, 0};
 }
 
 unsigned __cudaPushCallConfiguration(Dim3 grid, Dim3 block, size_t shared, void* stream) {
@@ -110,7 +102,28 @@ int __cudaGetKernel(void** kernel, const void* function) {
   return kSuccess;
 }
 
-static int launch(const void* function, Dim3 grid, Dim3 block, void** arguments, size_t shared) {
+long dynamic_limit(const Kernel* kernel, const Facts* facts) {
+  if (kernel->dynamic_shared_limit >= 0) return kernel->dynamic_shared_limit;
+  return (long)kDefaultShared - facts->static_shared;
+}
+
+// The numbers of these errors follow the documentation; they were not compared with a GPU's.
+int check_cluster(const Kernel* kernel, const Facts* facts, Dim3 grid, Dim3 cluster) {
+  const unsigned* fixed = facts->cluster;
+  const int differs = cluster.x != fixed[0] || cluster.y != fixed[1] || cluster.z != fixed[2];
+  const size_t size = (size_t)cluster.x * cluster.y * cluster.z;
+  if (!device_properties.cluster_launch && size != 1) return kNotSupported;
+  if (size == 0 || (fixed[0] && differs)) return kInvalidClusterSize;
+  if (size > (size_t)(kernel->large_clusters ? kLargestCluster : kPortableCluster)) {
+    return kInvalidClusterSize;
+  }
+  const int whole = grid.x % cluster.x == 0 && grid.y % cluster.y == 0 && grid.z % cluster.z == 0;
+  return whole ? kSuccess : kInvalidClusterSize;
+}
+
+// `cluster` is null where the launch does not name one.
+static int launch(const void* function, Dim3 grid, Dim3 block, void** arguments, size_t shared,
+                  const Dim3* cluster) {
   const Kernel* kernel = find_kernel(function);
   if (kernel == NULL || launch_callback == NULL) return fail(kInvalidDeviceFunction);
   const int empty = !grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z;
@@ -118,181 +131,49 @@ static int launch(const void* function, Dim3 grid, Dim3 block, void** arguments,
   const int block_too_large = block.x > 1024 || block.y > 1024 || block.z > 64 ||
                               (size_t)block.x * block.y * block.z > 1024;
   if (empty || grid_too_large || block_too_large) return fail(kInvalidConfiguration);
-  if (shared > kernel->dynamic_shared_limit) return fail(kInvalidValue);
-  return fail(launch_callback(kernel->name, &grid.x, &block.x, arguments, shared));
+  const Facts facts = facts_of(kernel);
+  const Properties* device = &device_properties;
+  if (facts.target > 10 * device->major + device->minor) return fail(kNoKernelImage);
+  if ((long)shared > dynamic_limit(kernel, &facts)) return fail(kInvalidValue);
+  const int fixed = facts.cluster[0] != 0;
+  Dim3 blocks = {1, 1, 1};
+  if (fixed) blocks = (Dim3){facts.cluster[0], facts.cluster[1], facts.cluster[2]};
+  if (cluster != NULL) blocks = *cluster;
+  const int is_explicit = fixed || cluster != NULL;
+  const int error = is_explicit ? check_cluster(kernel, &facts, grid, blocks) : kSuccess;
+  if (error != kSuccess) return fail(error);
+  return fail(
+      launch_callback(kernel->name, &grid.x, &block.x, &blocks.x, is_explicit, arguments, shared));
 }
 
 int __cudaLaunchKernel(void* kernel, Dim3 grid, Dim3 block, void** arguments, size_t shared,
                        void* stream) {
   (void)stream;
-  return launch(kernel, grid, block, arguments, shared);
+  return launch(kernel, grid, block, arguments, shared, NULL);
 }
 
 int cudaLaunchKernel(const void* function, Dim3 grid, Dim3 block, void** arguments, size_t shared,
                      void* stream) {
   (void)stream;
-  return launch(function, grid, block, arguments, shared);
+  return launch(function, grid, block, arguments, shared, NULL);
 }
 
-typedef struct {
-  Dim3 grid, block;
-  size_t shared;
-  void* stream;
-  void* attributes;
-  unsigned attribute_count;
-} LaunchConfig;
+int find_cluster(const LaunchConfig* config, const Dim3** cluster) {
+  *cluster = NULL;
+  for (unsigned i = 0; i < config->attribute_count; ++i) {
+    const LaunchAttribute* attribute = &config->attributes[i];
+    if (attribute->id == kAttributeCluster) {
+      *cluster = &attribute->value.cluster;
+    } else if (attribute->id != kAttributeIgnore && attribute->id != kAttributeClusterScheduling) {
+      return kNotSupported;
+    }
+  }
+  return kSuccess;
+}
 
-// Launch attributes (clusters, programmatic dependent launch) are not interpreted.
 int cudaLaunchKernelExC(const LaunchConfig* config, const void* function, void** arguments) {
-  if (config->attribute_count != 0) return fail(kNotSupported);
-  return launch(function, config->grid, config->block, arguments, config->shared);
-}
-
-// The runtime's public functions.
-
-int cudaGetLastError(void) {
-  const int error = last_error;
-  last_error = kSuccess;
-  return error;
-}
-int cudaPeekAtLastError(void) { return last_error; }
-
-static const char* const* error_texts(int error) {
-  static const char* const texts[][2] = {
-      {"cudaSuccess", "no error"},
-      {"cudaErrorInvalidValue", "invalid argument"},
-      {"cudaErrorInvalidConfiguration", "invalid configuration argument"},
-      {"cudaErrorInvalidDeviceFunction", "invalid device function"},
-      {"cudaErrorInvalidDevice", "invalid device ordinal"},
-      {"cudaErrorLaunchFailure", "unspecified launch failure"},
-      {"cudaErrorNotSupported", "operation not supported"},
-      {"cudaErrorUnknown", "unrecognized error code"},
-  };
-  switch (error) {
-    case kSuccess:
-      return texts[0];
-    case kInvalidValue:
-      return texts[1];
-    case kInvalidConfiguration:
-      return texts[2];
-    case kInvalidDeviceFunction:
-      return texts[3];
-    case kInvalidDevice:
-      return texts[4];
-    case kLaunchFailure:
-      return texts[5];
-    case kNotSupported:
-      return texts[6];
-    default:
-      return texts[7];
-  }
-}
-const char* cudaGetErrorName(int error) { return error_texts(error)[0]; }
-const char* cudaGetErrorString(int error) { return error_texts(error)[1]; }
-
-int cudaGetDevice(int* device) {
-  *device = 0;
-  return kSuccess;
-}
-int cudaSetDevice(int device) { return device == 0 ? kSuccess : fail(kInvalidDevice); }
-int cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return kSuccess;
-}
-
-// Values of an H200, by the numbers of cudaDeviceAttr.
-int cudaDeviceGetAttribute(int* value, int attribute, int device) {
-  if (device != 0) return fail(kInvalidDevice);
-  switch (attribute) {
-    case 1:
-      *value = 1024;
-      break;  // threads in a block
-    case 8:
-      *value = kDefaultShared;
-      break;  // shared memory of a block
-    case 10:
-      *value = 32;
-      break;  // warp size
-    case 12:
-      *value = 65536;
-      break;  // registers of a block
-    case 13:
-      *value = 1980000;
-      break;  // clock rate, kHz
-    case 16:
-      *value = 132;
-      break;  // multiprocessors
-    case 38:
-      *value = 50 * 1024 * 1024;
-      break;  // bytes of L2 cache
-    case 39:
-      *value = 2048;
-      break;  // threads on a multiprocessor
-    case 75:
-      *value = 9;
-      break;  // compute capability, major
-    case 76:
-      *value = 0;
-      break;  // compute capability, minor
-    case 81:
-      *value = kSharedPerProcessor;
-      break;  // shared memory of a multiprocessor
-    case 95:
-      *value = 1;
-      break;  // cooperative launch
-    case 97:
-      *value = kLargestShared;
-      break;  // shared memory of a block that opts in
-    case 106:
-      *value = 32;
-      break;  // blocks on a multiprocessor
-    default:
-      return fail(kInvalidValue);
-  }
-  return kSuccess;
-}
-
-int cudaFuncSetAttribute(const void* function, int attribute, int value) {
-  Kernel* kernel = find_kernel(function);
-  if (kernel == NULL) return fail(kInvalidDeviceFunction);
-  if (attribute == 9) return kSuccess;  // preferred carve-out: a hint
-  if (attribute != 8 || value < 0 || value > kLargestShared) return fail(kInvalidValue);
-  kernel->dynamic_shared_limit = (size_t)value;
-  return kSuccess;
-}
-
-// By threads and shared memory alone: the stand-in does not know how many registers a kernel uses.
-int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* function,
-                                                           int threads, size_t shared,
-                                                           unsigned flags) {
-  (void)flags;
-  if (find_kernel(function) == NULL) return fail(kInvalidDeviceFunction);
-  if (threads <= 0 || threads > 1024) return fail(kInvalidValue);
-  const int by_threads = 2048 / ((threads + 31) / 32 * 32);
-  const int by_shared = (int)(kSharedPerProcessor / (shared + 1024));  // 1 KB a block is reserved
-  *blocks = by_threads < by_shared ? by_threads : by_shared;
-  if (*blocks > 32) *blocks = 32;
-  return kSuccess;
-}
-int cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function, int threads,
-                                                  size_t shared) {
-  return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared,
-                                                                0);
-}
-
-int cudaStreamIsCapturing(void* stream, int* status) {
-  (void)stream;
-  *status = capture_status;
-  return kSuccess;
-}
-
-int cudaMemcpyAsync(void* target, const void* source, size_t bytes, int kind, void* stream) {
-  (void)kind, (void)stream;
-  memmove(target, source, bytes);
-  return kSuccess;
-}
-int cudaMemsetAsync(void* target, int value, size_t bytes, void* stream) {
-  (void)stream;
-  memset(target, value, bytes);
-  return kSuccess;
+  const Dim3* cluster;
+  const int error = find_cluster(config, &cluster);
+  if (error != kSuccess) return fail(error);
+  return launch(function, config->grid, config->block, arguments, config->shared, cluster);
 }

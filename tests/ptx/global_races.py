@@ -1,10 +1,10 @@
 """Races on global memory, found after a launch from a log of its accesses.
 
 Two accesses of the same bytes by different threads, at least one of them a plain write, must be
-ordered: by a barrier within a block, by `__syncwarp` within a warp, or across blocks by a fence of
-the first thread's block followed by an atomic of the second's (the pattern by which the last block
-to finish reads what others wrote). Writes of one and the same value, and atomics among themselves,
-are no races.
+ordered: by a barrier within a block, by `__syncwarp` within a warp, by a cluster barrier within a
+cluster, or across blocks by a fence of the first thread's block followed by an atomic of the
+second's (the pattern by which the last block to finish reads what others wrote). Writes of one and
+the same value, and atomics among themselves, are no races.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .lanes import Lanes
 
 if TYPE_CHECKING:
     from .machine import Group
-    from .memory import Access
+    from .regions import Access
 
 Array = np.ndarray
 NOBODY, ATOMIC = -1, -2
@@ -41,6 +41,8 @@ class Record:
     time: int
     block_epoch: Array
     warp_epoch: Array
+    arrivals: Array
+    acquired: Array
 
     @cached_property
     def threads(self) -> Array:
@@ -70,6 +72,7 @@ class GlobalAccessLog:
     ) -> None:
         """Notes an access."""
         self.time += 1
+        group.clusters.note_access(lanes)
         if access.kind == "atomic" or access.strong:
             self._note(self.atomics, group, lanes)
         self.records.setdefault(buffer, []).append(
@@ -83,6 +86,8 @@ class GlobalAccessLog:
                 self.time,
                 group.block_epoch,
                 group.warp_epoch,
+                group.clusters.arrivals,
+                group.clusters.acquired,
             )
         )
 
@@ -131,6 +136,10 @@ class GlobalAccessLog:
             same = first.values[i].tobytes() == second.values[j].tobytes()
             if same and first.offsets[i] == second.offsets[j]:
                 return True
+        if one is two and one.clusters.cluster[a] == one.clusters.cluster[b]:
+            seen = one.clusters.limits[second.acquired[b], one.block_row[a]]
+            if first.arrivals[a] < seen:
+                return True
         if one is two and one.block_row[a] == two.block_row[b]:
             if one.warp[a] == two.warp[b]:
                 return bool(first.warp_epoch[one.warp[a]] != second.warp_epoch[two.warp[b]])
@@ -139,8 +148,8 @@ class GlobalAccessLog:
         published = [t for t in self.fences.get(int(one.block_number[a]), []) if t > first.time]
         if not published:
             return False
-        seen = self.atomics.get(int(two.block_number[b]), [])
-        return any(published[0] < t <= second.time for t in seen)
+        atomics = self.atomics.get(int(two.block_number[b]), [])
+        return any(published[0] < t <= second.time for t in atomics)
 
 
 def _unit(records: list[Record]) -> int:

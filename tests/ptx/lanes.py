@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
-RUNNING, AT_BARRIER, AT_WARP_SYNC, EXITED = range(4)
+RUNNING, AT_BARRIER, AT_WARP_SYNC, AT_CLUSTER_BARRIER, EXITED = range(5)
 # What an instruction returns when it has set the program counters itself.
 RESCHEDULE = -1
 

@@ -13,12 +13,14 @@ from typing import NoReturn
 import numpy as np
 
 from .barriers import Barriers
+from .clusters import Clusters
 from .errors import DeviceError
 from .global_races import GlobalAccessLog
 from .lanes import EXITED, RESCHEDULE, RUNNING, Lanes
 from .memory import Memory
 from .parser import Instruction, Kernel
 from .races import SharedRaces
+from .special import special_registers, split
 
 Array = np.ndarray
 Dimensions = tuple[int, int, int]
@@ -50,10 +52,28 @@ class Launch:
     block: Dimensions
     parameters: Array
     dynamic_shared: int
+    cluster: Dimensions = (1, 1, 1)
+    explicit_cluster: bool = False
 
     @property
     def threads(self) -> int:
         return self.block[0] * self.block[1] * self.block[2]
+
+    @property
+    def cluster_size(self) -> int:
+        return self.cluster[0] * self.cluster[1] * self.cluster[2]
+
+    def in_clusters(self, clusters: Array) -> Array:
+        """Linear numbers of the blocks of some clusters, cluster after cluster, by rank."""
+        counts = [g // c for g, c in zip(self.grid, self.cluster, strict=True)]
+        ranks = np.arange(self.cluster_size)
+        at = [
+            first[:, None] * extent + inner
+            for first, inner, extent in zip(
+                split(clusters, counts), split(ranks, self.cluster), self.cluster, strict=True
+            )
+        ]
+        return (at[0] + self.grid[0] * (at[1] + self.grid[1] * at[2])).reshape(-1)
 
 
 class Group:
@@ -68,6 +88,8 @@ class Group:
         storage: list[Array],
     ) -> None:
         """Prepares blocks, given by their linear numbers, for their first instruction.
+
+        The blocks of a cluster stand side by side, by rank.
 
         `storage` holds the registers' arrays; it is passed on from group to group of a launch to
         save time.
@@ -108,29 +130,10 @@ class Group:
         self.previous = -1
         self.executed = 0
         self.shared, self.local = memory.group_regions(self)
+        self.clusters = Clusters(self)
         self.shared_races = SharedRaces(self)
         self.barriers = Barriers(self)
-        self.special = self._special_registers()
-
-    def _special_registers(self) -> dict[str, Array]:
-        launch, u32 = self.launch, np.uint32
-        values = {"%laneid": self.thread & u32(31), "%warpid": self.thread >> u32(5)}
-        linear = {"tid": (self.thread, launch.block), "ctaid": (self.block_number, launch.grid)}
-        for name, (number, size) in linear.items():
-            values[f"%{name}.x"] = number % u32(size[0])
-            values[f"%{name}.y"] = number // u32(size[0]) % u32(size[1])
-            values[f"%{name}.z"] = number // u32(size[0] * size[1])
-            for axis, extent in zip("xyz", size, strict=True):
-                values[f"%n{name}.{axis}"] = np.full(self.count, extent, u32)
-        one = u32(1) << values["%laneid"]
-        below = one - u32(1)
-        values |= {"%lanemask_eq": one, "%lanemask_lt": below, "%lanemask_le": below | one}
-        values |= {"%lanemask_ge": ~below, "%lanemask_gt": ~(below | one)}
-        kernel_shared = self.memory.static_shared_size(self.program.kernel)
-        values["%dynamic_smem_size"] = np.full(self.count, launch.dynamic_shared, u32)
-        total = kernel_shared + launch.dynamic_shared
-        values["%total_smem_size"] = np.full(self.count, total, u32)
-        return values
+        self.special = special_registers(self)
 
     def run(self) -> None:
         """Runs every thread to its end."""
@@ -139,6 +142,7 @@ class Group:
                 scheduled = self._schedule()
                 if scheduled is None:
                     if not self.barriers.release():
+                        self.clusters.check_lifetimes()
                         return
                     continue
                 self._run_stretch(*scheduled)
@@ -232,9 +236,12 @@ class Group:
 
     def describe(self, position: int) -> str:
         """Names a thread by its block and its index in the block."""
-        launch = self.launch
-        block = _three(int(self.block_number[position]), launch.grid)
-        return f"block {block} thread {_three(int(self.thread[position]), launch.block)}"
+        thread = _three(int(self.thread[position]), self.launch.block)
+        return f"{self.describe_block(int(self.block_row[position]))} thread {thread}"
+
+    def describe_block(self, row: int) -> str:
+        """Names a block of the group."""
+        return f"block {_three(int(self.blocks[row]), self.launch.grid)}"
 
     def finish(self) -> None:
         """Drops what the log of global accesses, which outlives the group, does not need."""
@@ -254,4 +261,5 @@ class Group:
 
 def _three(number: int, extent: Dimensions) -> Dimensions:
     """Three-dimensional index of a linear one."""
-    return number % extent[0], number // extent[0] % extent[1], number // (extent[0] * extent[1])
+    x, y, z = split(number, extent)
+    return x, y, z

@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .clusters import RANK_STEP
 from .lanes import Lanes
-from .parser import Kernel, Variable
+from .parser import Variable
+from .regions import CARRIER, WINDOWS, Access, Piece, Region
+from .shared_layout import static_shared_size
 
 if TYPE_CHECKING:
     from .machine import Group
 
 Array = np.ndarray
-# Generic addresses of the small memories lie far above those of host memory, which global addresses
-# are.
-WINDOW_SIZE = 1 << 32
-WINDOWS = {"shared": 1 << 60, "local": 1 << 61, "param": 3 << 60}
-_CARRIER = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: "V16", 32: "V32"}
-
-
-class Region:
-    """A stretch of bytes that starts at an address, and typed views of it."""
-
-    def __init__(self, data: Array, start: int, writable: bool, name: str) -> None:
-        self.data, self.start, self.writable, self.name = data, start, writable, name
-        self.end = start + data.size
-        self._views: dict[int, Array] = {}
-
-    def view(self, size: int) -> tuple[Array, int]:
-        """Elements of `size` bytes, and the offset of the first: the first aligned address."""
-        head = -self.start % size
-        if size not in self._views:
-            whole = (self.data.size - head) // size * size
-            self._views[size] = self.data[head : head + max(whole, 0)].view(_CARRIER[size])
-        return self._views[size], head
-
-
-@dataclass
-class Piece:
-    """The part of an access that falls into one region; `positions` None means all of it."""
-
-    region: Region
-    offsets: Array
-    positions: Array | None
-    space: str
-
-
-@dataclass(frozen=True)
-class Access:
-    """What an instruction does to memory: `count` elements of `size` bytes per lane."""
-
-    space: str
-    size: int
-    count: int = 1
-    kind: str = "read"
-    strong: bool = False
-
-    @property
-    def total(self) -> int:
-        return self.size * self.count
 
 
 class Memory:
@@ -102,19 +57,13 @@ class Memory:
         writable = variable.space == "global"
         self.variables[variable.name] = self.register(data, writable, variable.name)
 
-    @staticmethod
-    def static_shared_size(kernel: Kernel) -> int:
-        """Bytes of a kernel's static shared variables; dynamic shared memory starts behind them."""
-        used = max((v.offset + v.size for v in kernel.shared.values()), default=0)
-        return -(-used // 16) * 16
-
     def group_regions(self, group: Group) -> tuple[Region, Region]:
         """Shared memory for each block and local memory for each thread of a group.
 
         The bytes start as 0xff, NaN as a float, should a check ever miss an uninitialised read.
         """
         kernel = group.program.kernel
-        self.shared_size = self.static_shared_size(kernel) + group.launch.dynamic_shared
+        self.shared_size = static_shared_size(kernel) + group.launch.dynamic_shared
         self.shared_stride = -(-self.shared_size // 32) * 32
         self.local_size = max((v.offset + v.size for v in kernel.local.values()), default=0)
         self.local_stride = -(-self.local_size // 32) * 32
@@ -135,13 +84,13 @@ class Memory:
             else:
                 out = np.empty(lanes.count, elements.dtype) if out is None else out
                 out[piece.positions] = bits
-        return out.view(_CARRIER[access.size]).reshape(lanes.count, access.count)
+        return out.view(CARRIER[access.size]).reshape(lanes.count, access.count)
 
     def store(
         self, group: Group, lanes: Lanes, addresses: Array, bits: Array, access: Access
     ) -> None:
         """Writes bits of shape (lanes, elements)."""
-        values = np.ascontiguousarray(bits).view(_CARRIER[access.total]).reshape(-1)
+        values = np.ascontiguousarray(bits).view(CARRIER[access.total]).reshape(-1)
         for piece in self.resolve(group, lanes, addresses, access, values):
             elements, head = piece.region.view(access.total)
             index = (piece.offsets - head) // access.total
@@ -191,12 +140,11 @@ class Memory:
         chosen = lanes if positions is None else Lanes(index, False)
         if space in ("global", "const"):
             return self._resolve_global(group, chosen, addresses, access, positions, values)
-        if space == "shared":
-            self._check_bounds(group, chosen, addresses, access, self.shared_size, "shared memory")
-            rows = group.block_row[index]
-            piece = Piece(group.shared, addresses + rows * self.shared_stride, positions, space)
-            group.shared_races.check(chosen, piece, access, values)
-            return [piece]
+        if space in ("shared", "shared::cluster"):
+            reaches = space != access.space or space == "shared::cluster"
+            return self._resolve_shared(
+                group, chosen, addresses, access, positions, values, reaches
+            )
         if space == "local":
             self._check_bounds(group, chosen, addresses, access, self.local_size, "local memory")
             offsets = addresses + index * self.local_stride
@@ -208,6 +156,26 @@ class Memory:
         if access.kind != "read":
             group.fail("write to kernel parameters", chosen)
         return [Piece(self.parameters, addresses, positions, space)]
+
+    def _resolve_shared(
+        self,
+        group: Group,
+        lanes: Lanes,
+        addresses: Array,
+        access: Access,
+        positions: Array | None,
+        values: Array | None,
+        reaches: bool,
+    ) -> list[Piece]:
+        """`reaches`: whether addresses may name shared memory of other blocks of the cluster."""
+        rows = group.block_row[lanes.index]
+        if reaches and int(addresses.max()) >= RANK_STEP // 2:
+            rows, addresses = group.clusters.locate(lanes, addresses, access.kind)
+            group.clusters.note_remote(lanes, rows)
+        self._check_bounds(group, lanes, addresses, access, self.shared_size, "shared memory")
+        piece = Piece(group.shared, addresses + rows * self.shared_stride, positions, "shared")
+        group.shared_races.check(lanes, piece, access, values, rows)
+        return [piece]
 
     def _resolve_global(
         self,

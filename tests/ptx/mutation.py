@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_BARRIER = re.compile(r"__sync(?:threads|warp)\s*\([^()]*\)\s*;")
+# Of a barrier in two halves, the wait: without the arrival it would only be wrong.
+_CALLS = (
+    r"__sync(?:threads|warp)",
+    r"__cluster_barrier_wait",
+    r"(?:cg|cooperative_groups)::sync",
+    r"[\w:]+(?:\(\))?\s*\.\s*(?:sync|barrier_wait)",
+)
+_BARRIER = re.compile(rf"(?<![\w:])(?:{'|'.join(_CALLS)})\s*\([^;{{}}]*\)\s*;")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 
 
@@ -31,7 +38,7 @@ class Mutant:
 
 
 def barriers(text: str) -> list[re.Match[str]]:
-    """The calls of __syncthreads and __syncwarp in a source, outside of comments."""
+    """The barriers of warps, blocks and clusters in a source, outside of comments."""
     blank = _COMMENT.sub(lambda comment: re.sub(r"[^\n]", " ", comment[0]), text)
     return list(_BARRIER.finditer(blank))
 

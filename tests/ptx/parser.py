@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from .errors import ParseError, SourceLine
 from .line_table import LineTable
 from .ptx_types import ptx_type
+from .shared_layout import place_module_variables
 
 
 @dataclass
@@ -63,6 +64,8 @@ class Kernel:
     labels: dict[str, int] = field(default_factory=dict)
     branch_tables: dict[str, list[str]] = field(default_factory=dict)
     max_threads: int = 1024
+    # Blocks in a cluster, where the kernel fixes them.
+    cluster: tuple[int, int, int] | None = None
 
 
 @dataclass
@@ -123,6 +126,8 @@ def parse_module(text: str) -> Module:
         end = _closing_brace(text, opening)
         _parse_definition(module, header[1], text[position:opening], text[opening + 1 : end], lines)
         position = end + 1
+    for kernel in module.kernels.values():
+        place_module_variables(kernel, module.variables)
     return module
 
 
@@ -189,7 +194,10 @@ def _parse_definition(module: Module, kind: str, header: str, body: str, lines: 
             kernel.max_threads = 1
             for value in values:
                 kernel.max_threads *= int(value)
-        elif name not in ("minnctapersm", "maxnreg"):
+        elif name == "reqnctapercluster":
+            x, y, z = (*map(int, values), 1, 1)[:3]
+            kernel.cluster = (x, y, z)
+        elif name not in ("minnctapersm", "maxnreg", "explicitcluster", "maxclusterrank"):
             raise ParseError(f"unknown directive {directive.strip()!r} of kernel {kernel.name}")
     _BodyParser(kernel, lines).parse(body)
     module.kernels[kernel.name] = kernel

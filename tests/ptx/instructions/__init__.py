@@ -1,10 +1,11 @@
 """The instructions that the interpreter knows; importing this package registers them all."""
 
-from . import atomics, bits, compare, control, convert, floating, integer, transfer, warp
+from . import atomics, bits, cluster, compare, control, convert, floating, integer, transfer, warp
 
 __all__ = [
     "atomics",
     "bits",
+    "cluster",
     "compare",
     "control",
     "convert",

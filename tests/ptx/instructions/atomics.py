@@ -9,8 +9,8 @@ import numpy as np
 
 from ..decode import Decoder, opcode
 from ..floats import canonical_nan
-from ..memory import Access
 from ..ptx_types import PtxType
+from ..regions import Access
 from .transfer import take_space
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def decode_atomic(decoder: Decoder) -> Execute:
     kind = decoder.type()
     name = decoder.need(*_OPERATIONS)
     order = decoder.take("relaxed", "acquire", "release", "acq_rel")
-    scope = decoder.take("cta", "gpu", "sys")
+    scope = decoder.take("cta", "cluster", "gpu", "sys")
     space = take_space(decoder)
     if decoder.take("noftz") is None and kind.size == 2 and kind.is_float:
         raise decoder.error("expected .noftz in")
@@ -56,7 +56,7 @@ def decode_atomic(decoder: Decoder) -> Execute:
         raise decoder.error("unknown operation on floats in")
     if kind.size == 16:
         raise decoder.error("128-bit atomics are not supported in")
-    releases = order in ("release", "acq_rel") and scope != "cta"
+    releases = order in ("release", "acq_rel") and scope in ("gpu", "sys")
     returns = decoder.instruction.opcode == "atom"
     at = 1 if returns else 0
     write = decoder.write(0, kind) if returns else None

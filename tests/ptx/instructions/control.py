@@ -1,4 +1,4 @@
-"""Branches, exits and block barriers."""
+"""Branches, exits and barriers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from ..decode import Decoder, opcode
 from ..lanes import Lanes
 from ..ptx_types import ptx_type
+from .cluster import decode_cluster_barrier
 from .warp import decode_warp_barrier
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def decode_barrier(decoder: Decoder) -> Execute:
     if decoder.take("warp"):
         decoder.need("sync")
         return decode_warp_barrier(decoder)
+    if decoder.take("cluster"):
+        return decode_cluster_barrier(decoder)
     decoder.take("cta")
     reduction = decoder.take("red")
     if reduction is None:

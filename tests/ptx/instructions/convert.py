@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..clusters import RANK_STEP
 from ..decode import Decoder, opcode
 from ..floats import canonical_nan, flush_subnormals, narrow, saturate, to_bfloat16_bits
-from ..memory import WINDOW_SIZE, WINDOWS
 from ..ptx_types import TYPES, PtxType, ptx_type
+from ..regions import WINDOW_SIZE, WINDOWS
 
 if TYPE_CHECKING:
     from ..lanes import Lanes
     from ..machine import Execute, Group
 
 Array = np.ndarray
+_SPACES = ("global", "shared", "shared::cta", "shared::cluster", "local", "param", "const")
 _TO_INTEGER = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
@@ -126,8 +128,8 @@ def _decode_pair(decoder: Decoder) -> Execute:
 def decode_convert_address(decoder: Decoder) -> Execute:
     kind = decoder.type()
     to_space = decoder.take("to") is not None
-    space = decoder.need("global", "shared", "local", "param", "const", "shared::cta")
-    window = WINDOWS.get(space.removesuffix("::cta"), 0)
+    space = decoder.need(*_SPACES)
+    window = WINDOWS.get(space.partition("::")[0], 0)
     write, read = decoder.write(0, kind), decoder.read(1, kind)
 
     def execute(group: Group, lanes: Lanes) -> None:
@@ -141,9 +143,11 @@ def decode_convert_address(decoder: Decoder) -> Execute:
 
 @opcode("isspacep")
 def decode_is_space(decoder: Decoder) -> Execute:
-    space = decoder.need("global", "shared", "local", "param", "const", "shared::cta")
+    space = decoder.need(*_SPACES)
     write, read = decoder.write(0, TYPES["pred"]), decoder.read(1, TYPES["u64"])
-    start = np.uint64(WINDOWS.get(space.removesuffix("::cta"), 0))
+    start = np.uint64(WINDOWS.get(space.partition("::")[0], 0))
+    # The window holds the shared memory of the whole cluster, the block's own at its start.
+    size = np.uint64(RANK_STEP if space in ("shared", "shared::cta") else WINDOW_SIZE)
     if space == "const":
         raise decoder.error("not supported:")
 
@@ -152,6 +156,6 @@ def decode_is_space(decoder: Decoder) -> Execute:
         if space == "global":
             write(group, lanes, address < np.uint64(WINDOWS["shared"]))
         else:
-            write(group, lanes, address - start < np.uint64(WINDOW_SIZE))
+            write(group, lanes, address - start < size)
 
     return execute

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..decode import Decoder, opcode
-from ..memory import Access
 from ..ptx_types import ptx_type
+from ..regions import Access
 
 if TYPE_CHECKING:
     from ..lanes import Lanes
     from ..machine import Execute, Group
 
 Array = np.ndarray
-_SPACES = ("global", "shared", "shared::cta", "local", "param", "const")
+_SPACES = ("global", "shared", "shared::cta", "shared::cluster", "local", "param", "const")
 # Hints about caches change where data waits, not what it is.
 _CACHE_HINTS = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc")
 _EVICTION = (
@@ -124,6 +124,8 @@ def decode_fence(decoder: Decoder) -> Execute:
 def _fence(scope: str) -> Execute:
     def execute(group: Group, lanes: Lanes) -> None:
         if scope != "cta":
+            group.clusters.note_fence(lanes)
+        if scope not in ("cta", "cluster"):
             group.log.fence(group, lanes)
 
     return execute
