@@ -1,6 +1,4 @@
-"""csrc/cross_entropy_call.h for tests: the CUDA kernels of cross-entropy, interpreted, and what they
-must give.
-"""
+"""One call of the CUDA kernels of cross-entropy: interpreted, and as it must be."""
 
 from __future__ import annotations
 
@@ -80,6 +78,7 @@ class Problem:
         gradient_like: a tensor with the strides that the gradient has; by default input's.
         upstream: of the loss; a 0-d tensor or one per row.
         upstream_lse: of lse, one per row.
+        hidden: how many elements at the end of input's storage no kernel may touch.
     """
 
     input: Tensor
@@ -100,6 +99,7 @@ class Problem:
     upstream: Tensor | None = None
     upstream_lse: Tensor | None = None
     wants_lse: bool = True
+    hidden: int = 0
 
     @property
     def real(self) -> torch.dtype:
@@ -141,10 +141,11 @@ class _Memory:
         storage = torch.tensor([], dtype=tensor.dtype).set_(tensor.untyped_storage())
         return storage.view(STORAGE[tensor.element_size()]).numpy()
 
-    def address(self, tensor: Tensor | None, writable: bool = False) -> int | None:
+    def address(self, tensor: Tensor | None, writable: bool = False, hidden: int = 0) -> int | None:
         if tensor is None:
             return None
-        self.device.register(self.whole(tensor), writable)
+        whole = self.whole(tensor)
+        self.device.register(whole[: whole.size - hidden], writable)
         return tensor.data_ptr()
 
 
@@ -178,7 +179,7 @@ def run(problem: Problem) -> Results:
         outer=outer,
         classes=classes,
         inner=inner,
-        input=memory.address(x, writable=problem.gradient == "inplace"),
+        input=memory.address(x, problem.gradient == "inplace", problem.hidden),
         input_strides=_strides(x),
         gradient=memory.address(gradient, writable=True),
         gradient_strides=_strides(x if gradient is None else gradient),
