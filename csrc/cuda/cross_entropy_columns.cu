@@ -11,10 +11,12 @@ namespace regops {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kUnroll = 8;  // classes in flight a thread
+template <class T>
+constexpr int kUnroll = sizeof(T) == 8 ? 4 : 8;  // classes in flight a thread
 
 template <class T, class Q>
-__global__ void __launch_bounds__(kThreads) columns(const __grid_constant__ CrossEntropyCall call) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 3 : 6)
+    columns(const __grid_constant__ CrossEntropyCall call) {
   using Real = RealOf<T>;
   const int64_t row = block_number() * kThreads + threadIdx.x;
   if (row >= call.outer * call.inner) return;
@@ -24,8 +26,8 @@ __global__ void __launch_bounds__(kThreads) columns(const __grid_constant__ Cros
   const auto for_classes = [&](auto visit) {
     int64_t c = 0;
 #pragma unroll 1
-    for (; c + kUnroll <= call.classes; c += kUnroll) {
-      Real x[kUnroll];
+    for (; c + kUnroll<T> <= call.classes; c += kUnroll<T>) {
+      Real x[kUnroll<T>];
       load_elements(classes.input + c * classes.input_stride, classes.input_stride, false, x);
       visit(c, x);
     }

@@ -12,11 +12,11 @@ namespace regops {
 namespace {
 
 constexpr int kBlockThreads = 256;
-constexpr int kUnroll = 4;  // vectors in flight a thread: 64 bytes, 16 KiB a block
+constexpr int kUnroll = 2;  // vectors in flight a thread: 32 bytes, 16 KiB a multiprocessor or more
 
 // blockDim.x threads share a row, 32 or more; with more than 32 a block has one row.
 template <class T, class Q>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, sizeof(T) == 8 ? 1 : 2)
     streamed(const __grid_constant__ CrossEntropyCall call) {
   using Real = RealOf<T>;
   constexpr int kSize = kVectorSize<T>;
