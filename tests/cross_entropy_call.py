@@ -156,9 +156,9 @@ def like(tensor: Tensor) -> Tensor:
     return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
-def run(problem: Problem) -> Results:
+def run(problem: Problem, device: Device | None = None) -> Results:
     """Prepares, calls and adds up, in the interpreter."""
-    device = interpreted()
+    device = interpreted() if device is None else device
     memory = _Memory(device)
     x, real = problem.input, problem.real
     outer, classes, inner = rows_of(x)
