@@ -12,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.cross_entropy_call import Problem
+from tests.cross_entropy_problems import check, labels, logits, weights
 from tests.ptx import Device, DeviceError, compile_cuda, require_nvcc
 from tests.ptx.compile import CACHE
 from tests.ptx.mutation import Mutant, barriers, without_each_barrier
@@ -77,8 +80,34 @@ def run_cluster_reduce(device: Device) -> None:
     np.testing.assert_array_equal(out, np.roll(values, -64))
 
 
+def run_cross_entropy(device: Device) -> None:
+    """In place, in each kernel with a barrier, and a mean over rows of more than a warp."""
+    torch.manual_seed(0)
+    for shape, dtype in (
+        ((40, 9), torch.float32),
+        ((5, 40), torch.float32),
+        ((5, 40), torch.float64),
+        ((2, 1100), torch.bfloat16),
+        ((2, 16500), torch.float32),
+    ):
+        x = logits(shape, dtype)
+        check(Problem(x, labels(x), weight=weights(x), gradient="inplace"), device)
+
+
 DRIVERS = {
     "block_reduce": Driver(SAMPLES, ("block_reduce.cu", "block_reduce.cuh"), run_block_reduce),
+    "cross_entropy": Driver(
+        CUDA.parent,
+        (
+            "cuda/cross_entropy.cu",
+            "cuda/cross_entropy_columns.cu",
+            "cuda/cross_entropy_rows.cu",
+            "cuda/cross_entropy_streamed.cu",
+            "cuda/reduce.cuh",
+            "cuda/softmax_sums.cuh",
+        ),
+        run_cross_entropy,
+    ),
     "cluster_reduce": Driver(SAMPLES, ("cluster_reduce.cu",), run_cluster_reduce),
 }
 

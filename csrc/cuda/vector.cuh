@@ -46,7 +46,65 @@ struct Element<__half> {
   static __device__ __forceinline__ __half round(float value) { return __float2half_rn(value); }
 };
 
-inline bool is_aligned(const void* pointer) {
+// Rounds two neighbours at once: one instruction where two and a merge would be.
+__device__ __forceinline__ void round_pair(float a, float b, __nv_bfloat16* to) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  to[0] = pair.x, to[1] = pair.y;
+}
+__device__ __forceinline__ void round_pair(float a, float b, __half* to) {
+  const __half2 pair = __floats2half2_rn(a, b);
+  to[0] = __low2half(pair), to[1] = __high2half(pair);
+}
+template <class T>
+__device__ __forceinline__ void round_pair(T a, T b, T* to) {
+  to[0] = a, to[1] = b;
+}
+
+// kSize elements from memory, widened. `vectors`: they are neighbours and aligned, for accesses of
+// up to 16 bytes; otherwise they are read one by one, `stride` elements apart.
+template <class T, int kSize>
+__device__ __forceinline__ void load_elements(const T* from, int64_t stride, bool vectors,
+                                              typename Element<T>::Compute (&x)[kSize]) {
+  constexpr int kPart = kSize < kVectorSize<T> ? kSize : kVectorSize<T>;
+  if (vectors) {
+#pragma unroll
+    for (int part = 0; part < kSize; part += kPart) {
+      const auto pack = *reinterpret_cast<const Vector<T, kPart>*>(from + part);
+#pragma unroll
+      for (int k = 0; k < kPart; ++k) x[part + k] = Element<T>::widen(pack.element[k]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) x[k] = Element<T>::widen(from[k * stride]);
+  }
+}
+
+// The reverse, each element rounded once.
+template <class T, int kSize>
+__device__ __forceinline__ void store_elements(T* to, int64_t stride, bool vectors,
+                                               const typename Element<T>::Compute (&x)[kSize]) {
+  constexpr int kPart = kSize < kVectorSize<T> ? kSize : kVectorSize<T>;
+#pragma unroll
+  for (int part = 0; part < kSize; part += kPart) {
+    Vector<T, kPart> pack;
+    if constexpr (kPart == 1) {
+      pack.element[0] = Element<T>::round(x[part]);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kPart; k += 2) {
+        round_pair(x[part + k], x[part + k + 1], pack.element + k);
+      }
+    }
+    if (vectors) {
+      *reinterpret_cast<Vector<T, kPart>*>(to + part) = pack;
+    } else {
+#pragma unroll
+      for (int k = 0; k < kPart; ++k) to[(part + k) * stride] = pack.element[k];
+    }
+  }
+}
+
+__host__ __device__ inline bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
