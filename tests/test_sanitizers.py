@@ -82,7 +82,9 @@ def test_values_without_a_bad_access(sanitized: Path) -> None:
         sanitized,
         *("-m", "pytest", "-q", "-x", "tests/test_ops.py", "tests/test_dropout.py"),
         *("tests/test_random.py", "tests/test_one_mask.py", "tests/test_statistics.py"),
-        *("-k", "not compile and not 2_to_the_31 and not interpreted", "-p", "no:cacheprovider"),
+        *("tests/test_cross_entropy.py", "tests/test_linear_cross_entropy.py"),
+        *("-k", "not compile and not 2_to_the_31 and not 32_bits and not interpreted"),
+        *("-p", "no:cacheprovider"),
     )
     print(result.stdout[-2000:], result.stderr[-5000:])
     assert result.returncode == 0

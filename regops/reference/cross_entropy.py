@@ -51,7 +51,7 @@ def cross_entropy(
     The mean over rows is sum l / sum omega. For probabilities q, t_c = w_c (keep q_c + off),
     omega = 1, and the mean is sum l / rows.
     """
-    x = input.to(torch.promote_types(input.dtype, torch.float32))
+    x = converted = input.to(torch.promote_types(input.dtype, torch.float32))
     if x.dim() == 1:
         x = x.unsqueeze(0)
     classes = x.shape[1]
@@ -114,5 +114,4 @@ def cross_entropy(
         result = loss.sum() / (omega.sum() if num_items is None else num_items)
     if not return_lse:
         return result
-    lse = input.to(x.dtype).logsumexp(0 if unbatched else 1)
-    return result, lse
+    return result, converted.logsumexp(0 if unbatched else 1)
