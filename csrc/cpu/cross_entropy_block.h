@@ -17,7 +17,8 @@ struct CrossEntropyPart {
 
 struct CrossEntropyBlock {
   CrossEntropyPart sums;
-  CrossEntropyPart row;  // in the first block: the sums of all
+  double factor;         // exp(m - the row's m), once the row's sums are known
+  CrossEntropyPart row;  // of the first block: the row's sums
 };
 
 // Rows of so few classes do not fill vectors: then the lanes of a vector are rows.

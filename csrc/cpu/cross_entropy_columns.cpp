@@ -114,20 +114,22 @@ static void tile_sums(Real* tile, const Real* values, int64_t classes, int rows,
                    entropies[kUnroll] = {};
       for (int64_t c = begin; c < end; ++c) {
         Real* line = column + c * kTileRows;
+        Vector<Real> shifted[kUnroll], e[kUnroll];
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnroll; ++u) shifted[u] = load(line + u * kWidth) - top[u];
+        exp_of_negative<Real>(shifted, e);
 #pragma GCC unroll 4
         for (int u = 0; u < kUnroll; ++u) {
-          const Vector<Real> shifted = load(line + u * kWidth) - top[u];
-          const Vector<Real> e = exp_of_negative<Real>(shifted);
-          store(line + u * kWidth, e);
-          sums[u] += e;
-          if constexpr (kValues == CrossEntropyValues::uniform) crosses[u] += shifted;
+          store(line + u * kWidth, e[u]);
+          sums[u] += e[u];
+          if constexpr (kValues == CrossEntropyValues::uniform) crosses[u] += shifted[u];
           if constexpr (kValues == CrossEntropyValues::array) {
             const Vector<Real> v =
                 kPerRow ? load(values + c * kTileRows + first + u * kWidth) : splat(values[c]);
-            crosses[u] += v * shifted;
+            crosses[u] += v * shifted[u];
             masses[u] += v;
           }
-          if constexpr (kEntropy) entropies[u] += e == zero ? zero : e * shifted;
+          if constexpr (kEntropy) entropies[u] += e[u] == zero ? zero : e[u] * shifted[u];
         }
       }
       const auto add = [](double* to, const Vector<Real>* from) {
@@ -207,7 +209,10 @@ static void tile_gradient(const TileGradient<Real>& rows, CrossEntropyValues kin
       Vector<Real> of_p;
       if constexpr (kLogits) {
         const Vector<Real> shifted = load(at) - load(rows.max + first);
-        const Vector<Real> e = exp_of_negative<Real>(shifted);
+        const Vector<Real> only_shifted[1] = {shifted};
+        Vector<Real> only_e[1];
+        exp_of_negative<Real>(only_shifted, only_e);
+        const Vector<Real> e = only_e[0];
         const Vector<Real> lp = shifted - load(rows.log_sum + first);
         const Vector<Real> of_e_lp = load(rows.of_e_lp + first);
         const Vector<Real> factor = of_e_lp == zero ? of_e : multiply_add(of_e_lp, lp, of_e);
@@ -312,7 +317,9 @@ struct TileKernel {
         if (begin == 0) {
           all[r] = parts[r];
         } else {
-          merge(all[r], parts[r]);
+          CrossEntropyBlock both[2] = {{all[r]}, {parts[r]}};
+          merge(both, 2);
+          all[r] = both[0].row;
         }
       }
     }

@@ -66,17 +66,38 @@ static inline CrossEntropyRow cross_entropy_row(const CrossEntropyCall& call, in
   return result;
 }
 
-// Adds another part's sums, in double: what a million blocks lose is nothing to a float.
-static inline void merge(CrossEntropyPart& all, const CrossEntropyPart& part) {
-  const double reference = all.reference > part.reference ? all.reference : part.reference;
-  const auto moved = [reference](const CrossEntropyPart& sums) {
-    const double shift = sums.reference - reference;
-    const double factor = shift == 0.0 ? 1.0 : std::exp(shift);
-    return CrossEntropyPart{reference, factor * sums.sum, sums.cross + shift * sums.mass, sums.mass,
-                            factor * (sums.entropy + shift * sums.sum)};
-  };
-  const CrossEntropyPart x = moved(all), y = moved(part);
-  all = {reference, x.sum + y.sum, x.cross + y.cross, x.mass + y.mass, x.entropy + y.entropy};
+// The row's sums from those of its blocks, in double: what a million blocks lose is nothing to a
+// float. Fills in each block's factor, and the first one's row.
+static inline void merge(CrossEntropyBlock* blocks, int64_t count) {
+  if (count == 1) {
+    blocks[0].factor = 1.0;
+    blocks[0].row = blocks[0].sums;
+    return;
+  }
+  constexpr int kWidth = kLanes<double>;
+  double reference = blocks[0].sums.reference;
+  for (int64_t b = 1; b < count; ++b) {
+    if (blocks[b].sums.reference > reference) reference = blocks[b].sums.reference;
+  }
+  CrossEntropyPart all = {reference, 0.0, 0.0, 0.0, 0.0};
+  for (int64_t first = 0; first < count; first += kWidth) {
+    const int64_t n = count - first < kWidth ? count - first : kWidth;
+    double shifts[kWidth] = {}, factors[kWidth];
+    for (int64_t l = 0; l < n; ++l) shifts[l] = blocks[first + l].sums.reference - reference;
+    const Vector<double> exponents[1] = {load(shifts)};
+    Vector<double> powers[1];
+    exp_of_negative<double>(exponents, powers);
+    store(factors, powers[0]);
+    for (int64_t l = 0; l < n; ++l) {
+      const CrossEntropyPart& part = blocks[first + l].sums;
+      blocks[first + l].factor = factors[l];
+      all.sum += factors[l] * part.sum;
+      all.cross += part.cross + shifts[l] * part.mass;
+      all.mass += part.mass;
+      all.entropy += factors[l] * (part.entropy + shifts[l] * part.sum);
+    }
+  }
+  blocks[0].row = all;
 }
 
 static inline CrossEntropySums<double> finished(const CrossEntropyPart& all) {
@@ -129,8 +150,9 @@ static inline CrossEntropyRowGradient row_gradient(const CrossEntropyCall& call,
       cross_entropy_gradient(sums, labels ? row.target.mass : all.mass, row.target.row_weight,
                              row.scale, row.upstream_lse, call.z_loss, call.entropy_weight);
   CrossEntropyRowGradient result;
-  result.of_e = gradient.of_p / all.sum;
-  result.of_e_lp = gradient.of_p_lp / all.sum;
+  const double inverse = 1.0 / all.sum;
+  result.of_e = gradient.of_p * inverse;
+  result.of_e_lp = gradient.of_p_lp * inverse;
   result.of_value = labels ? row.scale * row.target.smooth : row.scale;
   result.of_a = row.scale * row.target.of_a;
   result.of_b = row.scale * row.target.of_b;

@@ -31,14 +31,19 @@
 
 namespace regops::cpu::REGOPS_ISA {
 
-constexpr int64_t kBlock = 2048;            // classes: two such arrays of floats fill a third of L1
+constexpr int64_t kBlock = 1024;            // classes
 constexpr int64_t kScratchBytes = 1 << 20;  // what is kept of a row: about the size of L2
 constexpr int kUnroll = 4;                  // independent sums, for latency
+
+// How far ahead a row is asked for. 256 x 32768 fp32, loss only, in blocks of 2048: 0.19 ns an
+// element with 8 KiB, as much as the block on which the first pass then waits; 0.12 with 16 KiB,
+// 0.14 with 32 KiB; in cache 0.12.
+constexpr int64_t kAheadBytes = 16384;
 
 // ---- first phase: sums --------------------------------------------------------------------------
 
 template <class Real>
-static Real largest(const Real* x, int64_t n) {
+static inline __attribute__((always_inline)) Real largest(const Real* x, int64_t n) {
   constexpr int kWidth = kLanes<Real>;
   constexpr Real kNone = -std::numeric_limits<Real>::infinity();
   Vector<Real> top[kUnroll];
@@ -50,7 +55,7 @@ static Real largest(const Real* x, int64_t n) {
   }
   for (; i + kWidth <= n; i += kWidth) top[0] = larger(load(x + i), top[0]);
   if (i < n) top[1] = larger(load_part(x + i, n - i, kNone), top[1]);
-  return largest_lane<Real>(larger(larger(top[0], top[1]), larger(top[2], top[3])));
+  return largest_lane(larger(larger(top[0], top[1]), larger(top[2], top[3])));
 }
 
 template <class Real>
@@ -58,96 +63,107 @@ struct VectorSums {
   Vector<Real> sum, cross, mass, entropy;
 };
 
-// A block's vector at i: its exponentials, and its share of the sums. kPart: only `count` lanes.
-template <class Real, CrossEntropyValues kValues, bool kEntropy, bool kPart>
-static inline __attribute__((always_inline)) Vector<Real> add_vector(const Real* x,
-                                                                     const Real* values, int64_t i,
-                                                                     Vector<Real> reference,
-                                                                     int64_t count,
-                                                                     VectorSums<Real>& sums) {
+// `kCount` vectors of a block from i on: stores their exponentials, adds to the sums. kPart: only
+// `count` lanes of the one vector.
+template <class Real, CrossEntropyValues kValues, bool kEntropy, bool kPart, int kCount>
+static inline __attribute__((always_inline)) void add_vectors(const Real* x, const Real* values,
+                                                              int64_t i, Vector<Real> reference,
+                                                              int64_t count, Real* e,
+                                                              VectorSums<Real>* sums) {
+  constexpr int kWidth = kLanes<Real>;
   constexpr Real kNone = -std::numeric_limits<Real>::infinity();
   const Vector<Real> zero = {};
-  const Vector<Real> shifted = (kPart ? load_part(x + i, count, kNone) : load(x + i)) - reference;
-  const Vector<Real> e = exp_of_negative<Real>(shifted);
-  sums.sum += e;
-  if constexpr (kValues != CrossEntropyValues::none) {
-    Vector<Real> weighted = shifted;
+  Vector<Real> shifted[kCount], power[kCount];
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) {
+    const Real* at = x + i + u * kWidth;
+    shifted[u] = (kPart ? load_part(at, count, kNone) : load(at)) - reference;
+  }
+  exp_of_negative<Real>(shifted, power);
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) {
+    store(e + i + u * kWidth, power[u]);
+    sums[u].sum += power[u];
+    if constexpr (kEntropy) sums[u].entropy += power[u] == zero ? zero : power[u] * shifted[u];
     if constexpr (kValues == CrossEntropyValues::array) {
-      const Vector<Real> v = kPart ? load_part(values + i, count, Real(0)) : load(values + i);
-      weighted *= v;
-      sums.mass += v;
+      const Real* at = values + i + u * kWidth;
+      const Vector<Real> v = kPart ? load_part(at, count, Real(0)) : load(at);
+      shifted[u] *= v;
+      sums[u].mass += v;
     }
     if constexpr (kPart) {
       VectorBits<Real> lane;
-      for (int l = 0; l < kLanes<Real>; ++l) lane[l] = l;
-      weighted = lane < VectorBits<Real>{} + static_cast<int32_t>(count) ? weighted : zero;
+      for (int l = 0; l < kWidth; ++l) lane[l] = l;
+      shifted[u] = lane < VectorBits<Real>{} + static_cast<int32_t>(count) ? shifted[u] : zero;
     }
-    sums.cross += weighted;
-  }
-  if constexpr (kEntropy) sums.entropy += e == zero ? zero : e * shifted;
-  return e;
-}
-
-// exp(x - m), the same as in block_sums.
-template <class Real>
-static void exponentials(const Real* x, Real reference, int64_t n, Real* e) {
-  constexpr int kWidth = kLanes<Real>;
-  VectorSums<Real> unused = {};
-  constexpr auto kNone = CrossEntropyValues::none;
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    store(e + i, add_vector<Real, kNone, false, false>(x, nullptr, i, splat(reference), 0, unused));
-  }
-  if (i < n) {
-    store(e + i,
-          add_vector<Real, kNone, false, true>(x, nullptr, i, splat(reference), n - i, unused));
+    if constexpr (kValues != CrossEntropyValues::none) sums[u].cross += shifted[u];
   }
 }
 
-// e: room for n exponentials and up to a whole vector. ahead: what the n elements of kBytes each
-// were read from, to ask for those that follow.
+// What memory a block asks for while it computes.
+struct Prefetch {
+  const char* input;  // the block's own, of which what is kAheadBytes behind is asked for
+  char* gradient;     // the block's, where it will be written by plain stores; else null
+};
+
+template <int kBytes>
+static inline __attribute__((always_inline)) void prefetch(const Prefetch& memory, int64_t at) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kBytes; i += 64) {
+    __builtin_prefetch(memory.input + kAheadBytes + at + i, 0, 0);
+    if (memory.gradient != nullptr) __builtin_prefetch(memory.gradient + at + i, 1);
+  }
+}
+
+// The sums of a block: n <= kBlock elements, that were kBytes each. e: their exponentials, with
+// room for a whole last vector.
 template <class Real, int kBytes, CrossEntropyValues kValues, bool kEntropy>
-static CrossEntropyPart block_sums(const Real* x, const Real* values, int64_t n, Real* e,
-                                   const void* ahead) {
+static CrossEntropyPart block_sums(const Real* x, const Real* values, int64_t n, Real reference,
+                                   Real* e, const Prefetch& memory) {
   constexpr int kWidth = kLanes<Real>;
-  const Real top = largest(x, n);
-  const Real lowest = std::numeric_limits<Real>::lowest();
-  const Real reference = top > lowest ? top : lowest;
   const Vector<Real> references = splat(reference);
-  VectorSums<Real> sums[kUnroll] = {};
+  VectorSums<Real> sums[kUnroll];
+#pragma GCC unroll 4
+  for (int u = 0; u < kUnroll; ++u) {  // "= {}" would be a memset, and keep them in memory
+    sums[u].sum = Vector<Real>{};
+    sums[u].cross = sums[u].mass = sums[u].entropy = sums[u].sum;
+  }
   int64_t i = 0;
   for (; i + kUnroll * kWidth <= n; i += kUnroll * kWidth) {
-    prefetch_lines(static_cast<const char*>(ahead) + i * kBytes, kUnroll * kWidth * kBytes);
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t at = i + u * kWidth;
-      store(e + at,
-            add_vector<Real, kValues, kEntropy, false>(x, values, at, references, 0, sums[u]));
-    }
+    prefetch<kUnroll * kWidth * kBytes>(memory, i * kBytes);
+    add_vectors<Real, kValues, kEntropy, false, kUnroll>(x, values, i, references, 0, e, sums);
   }
   for (; i + kWidth <= n; i += kWidth) {
-    store(e + i, add_vector<Real, kValues, kEntropy, false>(x, values, i, references, 0, sums[0]));
+    add_vectors<Real, kValues, kEntropy, false, 1>(x, values, i, references, 0, e, sums);
   }
   if (i < n) {
-    store(e + i,
-          add_vector<Real, kValues, kEntropy, true>(x, values, i, references, n - i, sums[1]));
+    add_vectors<Real, kValues, kEntropy, true, 1>(x, values, i, references, n - i, e, sums + 1);
   }
+#pragma GCC unroll 4
   for (int u = 1; u < kUnroll; ++u) {
     sums[0].sum += sums[u].sum;
     sums[0].cross += sums[u].cross;
     sums[0].mass += sums[u].mass;
     sums[0].entropy += sums[u].entropy;
   }
-  CrossEntropyPart block = {reference, sum_of_lanes<Real>(sums[0].sum), 0.0, 0.0, 0.0};
-  if (kValues != CrossEntropyValues::none) block.cross = sum_of_lanes<Real>(sums[0].cross);
-  if (kValues == CrossEntropyValues::uniform) block.mass = static_cast<double>(n);
-  if (kValues == CrossEntropyValues::array) block.mass = sum_of_lanes<Real>(sums[0].mass);
-  if (kEntropy) block.entropy = sum_of_lanes<Real>(sums[0].entropy);
-  return block;
+  CrossEntropyPart part = {reference, sum_of_lanes(sums[0].sum), 0.0, 0.0, 0.0};
+  if (kValues != CrossEntropyValues::none) part.cross = sum_of_lanes(sums[0].cross);
+  if (kValues == CrossEntropyValues::uniform) part.mass = static_cast<double>(n);
+  if (kValues == CrossEntropyValues::array) part.mass = sum_of_lanes(sums[0].mass);
+  if (kEntropy) part.entropy = sum_of_lanes(sums[0].entropy);
+  return part;
+}
+
+// exp(x - m), to the same bits.
+template <class Real>
+static void exponentials(const Real* x, Real reference, int64_t n, Real* e) {
+  block_sums<Real, sizeof(Real), CrossEntropyValues::none, false>(
+      x, nullptr, n, reference, e, {reinterpret_cast<const char*>(x), nullptr});
 }
 
 template <class Real>
-using BlockSums = CrossEntropyPart (*)(const Real*, const Real*, int64_t, Real*, const void*);
+using BlockSums = CrossEntropyPart (*)(const Real*, const Real*, int64_t, Real, Real*,
+                                       const Prefetch&);
 
 template <class Real, int kBytes>
 static BlockSums<Real> block_sums_of(const CrossEntropyCall& call) {
@@ -191,7 +207,7 @@ static const Real* block_values(const CrossEntropyCall& call, int64_t row, int64
 // The row's gradient as a block sees it.
 template <class Real>
 struct BlockGradient {
-  Real of_e, of_e_lp, of_value;
+  Real of_e, of_e_lp, of_value, of_probability;
   Real reference, to_lp;  // lp_c = x_c - reference + to_lp
 };
 
@@ -231,9 +247,9 @@ static void apply(const BlockGradient<Real>& block, CrossEntropyValues kind, con
 
 template <class Real>
 static void probability_gradient(const CrossEntropyCall& call, const BlockGradient<Real>& block,
-                                 Real scale, int64_t row, int64_t begin, int64_t n, const Real* x,
+                                 int64_t row, int64_t begin, int64_t n, const Real* x,
                                  Real* buffer) {
-  const Real reference = block.reference, to_lp = block.to_lp;
+  const Real scale = block.of_probability, reference = block.reference, to_lp = block.to_lp;
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) buffer[i] = -scale * (x[i] - reference + to_lp);
   if (call.weight != nullptr) {
@@ -248,6 +264,13 @@ static void probability_gradient(const CrossEntropyCall& call, const BlockGradie
 // ---- a row --------------------------------------------------------------------------------------
 
 namespace {  // so that the linker sees no member
+
+// A row whose gradient is still to be written.
+struct PendingGradient {
+  int64_t index;
+  CrossEntropyRow row;
+  CrossEntropyRowGradient of_row;
+};
 
 template <class T>
 struct RowKernel {
@@ -274,13 +297,27 @@ struct RowKernel {
     return buffer;
   }
 
-  CrossEntropyPart sums(int64_t row, int64_t begin, Real* e) const {
+  T* gradient_of(int64_t row) const {
+    return static_cast<T*>(call.gradient) + row_offset(call.gradient_strides, call.inner, row);
+  }
+
+  // e: room for the block's exponentials, which are stored after before_storing().
+  template <class BeforeStoring>
+  CrossEntropyPart sums(int64_t row, int64_t begin, Real* e, BeforeStoring before_storing) const {
     alignas(64) Real wide[kBlock], values[kBlock];
     const int64_t n = block_length(begin);
-    const T* x = input(row) + begin;
-    const Real* v =
-        kind == CrossEntropyValues::array ? block_values(call, row, begin, n, values) : nullptr;
-    return sums_function(logits(x, n, wide), v, n, e, x);
+    const T* from = input(row) + begin;
+    const Real* x = logits(from, n, wide);
+    const Real* v = nullptr;
+    if (kind == CrossEntropyValues::array) v = block_values(call, row, begin, n, values);
+    const Real top = largest(x, n);
+    const Real lowest = std::numeric_limits<Real>::lowest();
+    before_storing();
+    const bool plain_stores = call.gradient != nullptr && !call.stream;
+    return sums_function(
+        x, v, n, top > lowest ? top : lowest, e,
+        {reinterpret_cast<const char*>(from),
+         plain_stores ? reinterpret_cast<char*>(gradient_of(row) + begin) : nullptr});
   }
 
   void loss(int64_t index, const CrossEntropyRow& row, const CrossEntropyPart& all,
@@ -291,35 +328,40 @@ struct RowKernel {
     write_loss<Real>(call, index, row, all, sums, x_a, x_b);
   }
 
-  // e: the block's exponentials, where they were kept.
-  void gradient(int64_t index, int64_t begin, const CrossEntropyRow& row,
-                const CrossEntropyRowGradient& of_row, double reference, const Real* e) const {
-    alignas(64) Real wide[kBlock], values[kBlock], again[kBlock];
-    const int64_t n = block_length(begin);
+  BlockGradient<Real> block_gradient(const CrossEntropyRowGradient& of_row,
+                                     const CrossEntropyBlock& sums) const {
+    const double reference = sums.sums.reference;
     BlockGradient<Real> block;
-    const double factor = std::exp(reference - of_row.max);
-    block.of_e = static_cast<Real>(of_row.of_e * factor);
-    block.of_e_lp = static_cast<Real>(of_row.of_e_lp * factor);
+    block.of_e = static_cast<Real>(of_row.of_e * sums.factor);
+    block.of_e_lp = static_cast<Real>(of_row.of_e_lp * sums.factor);
     block.of_value = static_cast<Real>(of_row.of_value);
+    block.of_probability = static_cast<Real>(of_row.of_probability);
     block.reference = static_cast<Real>(reference);
     block.to_lp = static_cast<Real>(reference - of_row.max - of_row.log_sum);
+    return block;
+  }
+
+  // Of the block at `begin`. e: its exponentials, where they were kept.
+  void gradient(const PendingGradient& row, const CrossEntropyBlock& sums, int64_t begin,
+                const Real* e) const {
+    const BlockGradient<Real> block = block_gradient(row.of_row, sums);
+    const int64_t n = block_length(begin);
+    alignas(64) Real wide[kBlock], values[kBlock], again[kBlock];
     const Real* x = nullptr;
     if (e == nullptr || block.of_e_lp != Real(0) || call.probability_gradient != nullptr) {
-      x = logits(input(index) + begin, n, wide);
+      x = logits(input(row.index) + begin, n, wide);
     }
     if (call.probability_gradient != nullptr) {
-      probability_gradient(call, block, static_cast<Real>(of_row.of_probability), index, begin, n,
-                           x, values);
+      probability_gradient(call, block, row.index, begin, n, x, values);
     }
     if (call.gradient == nullptr) return;
     if (e == nullptr) {
       exponentials(x, block.reference, n, again);
       e = again;
     }
-    const Real* v =
-        kind == CrossEntropyValues::array ? block_values(call, index, begin, n, values) : nullptr;
-    T* to = static_cast<T*>(call.gradient) + row_offset(call.gradient_strides, call.inner, index) +
-            begin;
+    const Real* v = nullptr;
+    if (kind == CrossEntropyValues::array) v = block_values(call, row.index, begin, n, values);
+    T* to = gradient_of(row.index) + begin;
     // Streamed from a copy that stands to lines of memory as the gradient does.
     alignas(64) T staged[kBlock + 64 / sizeof(T)];
     T* out = call.stream ? staged + reinterpret_cast<uintptr_t>(to) % 64 / sizeof(T) : to;
@@ -334,54 +376,63 @@ struct RowKernel {
     const auto add_label = [&](int64_t label, double value) {
       if (label >= begin && label < begin + n) reals[label - begin] -= static_cast<Real>(value);
     };
-    add_label(row.a, of_row.of_a);
-    add_label(row.b, of_row.of_b);
+    add_label(row.row.a, row.of_row.of_a);
+    add_label(row.row.b, row.of_row.of_b);
     if constexpr (!std::is_same_v<T, Real>) narrow(reals, out, n);
     if (call.stream) stream_run(to, out, n * sizeof(T));
   }
 
   void zero_gradient(int64_t row, int64_t begin, int64_t n) const {
     if (call.gradient == nullptr) return;
-    T* to = static_cast<T*>(call.gradient) + row_offset(call.gradient_strides, call.inner, row);
-    std::memset(static_cast<void*>(to + begin), 0, n * sizeof(T));
+    std::memset(static_cast<void*>(gradient_of(row) + begin), 0, n * sizeof(T));
   }
 
   void run(int64_t begin, int64_t end) const {
     const int64_t blocks = (call.classes + kBlock - 1) / kBlock;
-    const int64_t block_bytes = (blocks * sizeof(CrossEntropyPart) + 63) / 64 * 64;
-    const bool gradients = call.gradient != nullptr || call.probability_gradient != nullptr;
-    const int64_t kept = blocks * kBlock * static_cast<int64_t>(sizeof(Real));
-    const bool keep = call.gradient != nullptr && kept <= kScratchBytes;
-    char* scratch = static_cast<char*>(
-        thread_scratch(block_bytes + (keep ? kept : kBlock * static_cast<int64_t>(sizeof(Real)))));
-    CrossEntropyPart* parts = reinterpret_cast<CrossEntropyPart*>(scratch);
-    Real* exponentials = reinterpret_cast<Real*>(scratch + block_bytes);
+    const int64_t parts_bytes = (blocks * sizeof(CrossEntropyBlock) + 63) / 64 * 64;
+    const int64_t block_bytes = kBlock * static_cast<int64_t>(sizeof(Real));
+    const bool wanted = call.gradient != nullptr || call.probability_gradient != nullptr;
+    const bool keep = call.gradient != nullptr && blocks * block_bytes <= kScratchBytes &&
+                      call.entropy_weight == 0.0 && call.probability_gradient == nullptr;
+    // Streamed gradients of a block are written just before the next row's exponentials take the
+    // place of its own: then the stores reach memory while there is arithmetic to do. 256 x 32768
+    // fp32: 0.16 ns an element; 0.22 where all of a row's gradients are written at once. Plain
+    // stores would hold up those to scratch that follow them.
+    const bool delay = keep && call.stream;
+    char* scratch =
+        static_cast<char*>(thread_scratch(parts_bytes + (keep ? blocks : 1) * block_bytes));
+    CrossEntropyBlock* parts = reinterpret_cast<CrossEntropyBlock*>(scratch);
+    Real* kept = reinterpret_cast<Real*>(scratch + parts_bytes);
+    PendingGradient pending = {};
+    bool is_pending = false;
+    const auto write_pending = [&](int64_t b) {
+      gradient(pending, parts[b], b * kBlock, keep ? kept + b * kBlock : nullptr);
+    };
     for (int64_t index = begin; index < end; ++index) {
       const CrossEntropyRow row = cross_entropy_row<Real>(call, index);
+      for (int64_t b = 0; b < blocks && !row.skipped; ++b) {
+        parts[b].sums = sums(index, b * kBlock, kept + (keep ? b * kBlock : 0), [&] {
+          if (is_pending) write_pending(b);
+        });
+      }
       CrossEntropyPart all = {};
       if (!row.skipped) {
-        for (int64_t b = 0; b < blocks; ++b) {
-          parts[b] = sums(index, b * kBlock, exponentials + (keep ? b * kBlock : 0));
-          if (b == 0) {
-            all = parts[0];
-          } else {
-            merge(all, parts[b]);
-          }
-        }
+        merge(parts, blocks);
+        all = parts[0].row;
+        is_pending = false;
       }
       const CrossEntropySums<double> sums = finished(all);
       loss(index, row, all, sums);
-      if (!gradients) continue;
+      if (!wanted) continue;
       if (row.gradient_is_zero) {
         zero_gradient(index, 0, call.classes);
         continue;
       }
-      const CrossEntropyRowGradient of_row = row_gradient(call, row, all, sums);
-      for (int64_t b = 0; b < blocks; ++b) {
-        gradient(index, b * kBlock, row, of_row, parts[b].reference,
-                 keep ? exponentials + b * kBlock : nullptr);
-      }
+      pending = {index, row, row_gradient(call, row, all, sums)};
+      is_pending = delay;
+      for (int64_t b = 0; b < blocks && !delay; ++b) write_pending(b);
     }
+    for (int64_t b = 0; b < blocks && is_pending; ++b) write_pending(b);
     if (call.stream) stream_fence();
   }
 };
@@ -397,15 +448,13 @@ static void sums_of_block(const CrossEntropyCall& call, int64_t row, int64_t blo
   alignas(64) Real unused[kBlock];
   *sums = {};
   if (cross_entropy_row<Real>(call, row).skipped) return;
-  sums->sums = RowKernel<T>(call).sums(row, block * kBlock, unused);
+  sums->sums = RowKernel<T>(call).sums(row, block * kBlock, unused, [] {});
 }
 
 template <class T>
 static void loss_of_row(const CrossEntropyCall& call, int64_t row, CrossEntropyBlock* all_sums) {
-  const int64_t blocks = (call.classes + kBlock - 1) / kBlock;
-  CrossEntropyPart all = all_sums[0].sums;
-  for (int64_t b = 1; b < blocks; ++b) merge(all, all_sums[b].sums);
-  all_sums[0].row = all;
+  merge(all_sums, (call.classes + kBlock - 1) / kBlock);
+  const CrossEntropyPart& all = all_sums[0].row;
   RowKernel<T>(call).loss(row, cross_entropy_row<RealOf<T>>(call, row), all, finished(all));
 }
 
@@ -419,8 +468,8 @@ static void gradient_of_block(const CrossEntropyCall& call, int64_t index, int64
     return;
   }
   const CrossEntropyPart& all = all_sums[0].row;
-  kernel.gradient(index, block * kBlock, row, row_gradient(call, row, all, finished(all)),
-                  all_sums[block].sums.reference, nullptr);
+  kernel.gradient({index, row, row_gradient(call, row, all, finished(all))}, all_sums[block],
+                  block * kBlock, nullptr);
   if (call.stream) stream_fence();
 }
 

@@ -45,37 +45,58 @@ struct ExpConstants<double> {
 //
 // Largest error, over all floats and 20 million doubles: 0.88 ulp, in the baseline (no fused
 // multiply-add) 1.18.
-template <class Real>
-static inline __attribute__((always_inline)) Vector<Real> exp_of_negative(Vector<Real> x) {
+//
+// `kCount` vectors advance together: a chain of ten dependent steps a vector, one vector after the
+// other, leaves half of the multipliers idle.
+template <class Real, int kCount>
+static inline __attribute__((always_inline)) void exp_of_negative(const Vector<Real> (&x)[kCount],
+                                                                  Vector<Real> (&out)[kCount]) {
   using Constants = ExpConstants<Real>;
   const Vector<Real> rounder = splat<Real>(Constants::kRounder);
-  const Vector<Real> shifted = multiply_add(x, splat<Real>(Constants::kLog2e), rounder);
-  const Vector<Real> n = shifted - rounder;
-  Vector<Real> r = multiply_add(n, splat<Real>(-Constants::kLn2High), x);
-  r = multiply_add(n, splat<Real>(-Constants::kLn2Low), r);
-  Vector<Real> power = splat<Real>(Constants::kTerms[Constants::kDegree]);
+  Vector<Real> shifted[kCount], n[kCount], r[kCount], power[kCount];
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) {
+    shifted[u] = multiply_add(x[u], splat<Real>(Constants::kLog2e), rounder);
+  }
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) n[u] = shifted[u] - rounder;
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) {
+    r[u] = multiply_add(n[u], splat<Real>(-Constants::kLn2High), x[u]);
+  }
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) {
+    r[u] = multiply_add(n[u], splat<Real>(-Constants::kLn2Low), r[u]);
+    power[u] = splat<Real>(Constants::kTerms[Constants::kDegree]);
+  }
 #pragma GCC unroll 16
   for (int term = Constants::kDegree - 1; term >= 0; --term) {
-    power = multiply_add(power, r, splat<Real>(Constants::kTerms[term]));
+#pragma GCC unroll 8
+    for (int u = 0; u < kCount; ++u) {
+      power[u] = multiply_add(power[u], r[u], splat<Real>(Constants::kTerms[term]));
+    }
   }
+#pragma GCC unroll 8
+  for (int u = 0; u < kCount; ++u) {
 #if REGOPS_VECTOR_BYTES == 64
-  // 2^n e^r, and 0 where x < kSmallest: "not less than" is true of nan.
-  if constexpr (std::is_same_v<Real, float>) {
-    const __mmask16 normal =
-        _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(Constants::kSmallest), _CMP_NLT_UQ);
-    return (Vector<Real>)_mm512_maskz_scalef_ps(normal, (__m512)power, (__m512)n);
-  } else {
-    const __mmask8 normal =
-        _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(Constants::kSmallest), _CMP_NLT_UQ);
-    return (Vector<Real>)_mm512_maskz_scalef_pd(normal, (__m512d)power, (__m512d)n);
-  }
+    // 2^n e^r, and 0 where x < kSmallest: "not less than" is true of nan.
+    if constexpr (std::is_same_v<Real, float>) {
+      const __mmask16 normal =
+          _mm512_cmp_ps_mask((__m512)x[u], _mm512_set1_ps(Constants::kSmallest), _CMP_NLT_UQ);
+      out[u] = (Vector<Real>)_mm512_maskz_scalef_ps(normal, (__m512)power[u], (__m512)n[u]);
+    } else {
+      const __mmask8 normal =
+          _mm512_cmp_pd_mask((__m512d)x[u], _mm512_set1_pd(Constants::kSmallest), _CMP_NLT_UQ);
+      out[u] = (Vector<Real>)_mm512_maskz_scalef_pd(normal, (__m512d)power[u], (__m512d)n[u]);
+    }
 #else
-  const auto exponent = (VectorBits<Real>)shifted << Constants::kMantissaBits;
-  const auto scaled = (Vector<Real>)((VectorBits<Real>)power + exponent);
-  const Vector<Real> zero = {};
-  const Vector<Real> zero_or_nan = larger(zero, x);  // a nan's bits did not survive the addition
-  return x >= splat<Real>(Constants::kSmallest) ? scaled : zero_or_nan;
+    const auto exponent = (VectorBits<Real>)shifted[u] << Constants::kMantissaBits;
+    const auto scaled = (Vector<Real>)((VectorBits<Real>)power[u] + exponent);
+    const Vector<Real> zero = {};
+    const Vector<Real> zero_or_nan = larger(zero, x[u]);  // a nan did not survive the addition
+    out[u] = x[u] >= splat<Real>(Constants::kSmallest) ? scaled : zero_or_nan;
 #endif
+  }
 }
 
 }  // namespace regops::cpu::REGOPS_ISA

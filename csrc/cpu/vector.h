@@ -101,27 +101,46 @@ static inline __attribute__((always_inline)) V larger(V a, V b) {
   return a > b ? a : b;
 }
 
-template <class Real>
-static inline __attribute__((always_inline)) Real largest_lane(Vector<Real> vector) {
-  Real lanes[kLanes<Real>];
-  store(lanes, vector);
-  for (int half = kLanes<Real> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i)
-      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  }
-  return lanes[0];
+// A vector of half as many lanes: of the first half, or the second.
+template <class V>
+struct HalfOf {
+  typedef std::remove_cvref_t<decltype(V{}[0])> Lane;
+  typedef Lane Type __attribute__((vector_size(sizeof(V) / 2)));
+};
+
+template <class V>
+static inline __attribute__((always_inline)) typename HalfOf<V>::Type half_of(V vector,
+                                                                              bool second) {
+  typename HalfOf<V>::Type half;
+  std::memcpy(&half, reinterpret_cast<const char*>(&vector) + second * sizeof half, sizeof half);
+  return half;
 }
 
-template <class Real>
-static inline __attribute__((always_inline)) double sum_of_lanes(Vector<Real> vector) {
-  Real lanes[kLanes<Real>];
-  store(lanes, vector);
-  double sums[kLanes<Real>];
-  for (int i = 0; i < kLanes<Real>; ++i) sums[i] = lanes[i];
-  for (int half = kLanes<Real> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+template <class V>
+static inline __attribute__((always_inline)) auto largest_lane(V vector) {
+  if constexpr (sizeof(V) > 16) {
+    return largest_lane(larger(half_of(vector, false), half_of(vector, true)));
+  } else {
+    auto largest = vector[0];
+    for (unsigned l = 1; l < sizeof vector / sizeof vector[0]; ++l) {
+      const auto lane = vector[l];
+      if (lane > largest) largest = lane;
+    }
+    return largest;
   }
-  return sums[0];
+}
+
+// In double.
+template <class V>
+static inline __attribute__((always_inline)) double sum_of_lanes(V vector) {
+  if constexpr (sizeof(V) == REGOPS_VECTOR_BYTES && sizeof vector[0] == sizeof(float)) {
+    return sum_of_lanes(__builtin_convertvector(half_of(vector, false), Vector<double>) +
+                        __builtin_convertvector(half_of(vector, true), Vector<double>));
+  } else if constexpr (sizeof(V) > 16) {
+    return sum_of_lanes(half_of(vector, false) + half_of(vector, true));
+  } else {
+    return vector[0] + vector[1];
+  }
 }
 
 }  // namespace regops::cpu::REGOPS_ISA
