@@ -8,8 +8,8 @@
 // threads of the row, so that misaligned rows cost one narrow access a thread more.
 #include <type_traits>
 
+#include "cuda/cross_entropy_held.cuh"
 #include "cuda/cross_entropy_launch.h"
-#include "cuda/cross_entropy_row.cuh"
 
 namespace regops {
 namespace {
@@ -31,79 +31,9 @@ bool clusters_work(int capability) {
   return newest >= 900;
 }
 
-// Makes the compiler forget what it has computed from packs: widened elements that it kept for the
-// next pass would take twice the registers of the packs.
-template <class Pack, int kHeld>
-__device__ __forceinline__ void keep_packed(Pack (&pack)[kHeld]) {
-  if constexpr (sizeof(Pack) == 16) {
-#pragma unroll
-    for (int u = 0; u < kHeld; ++u) {
-      uint4& words = reinterpret_cast<uint4&>(pack[u]);
-      asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
-    }
-  }
-}
-
-template <class T, int kSize>
-__device__ __forceinline__ void widen_all(const Vector<T, kSize>& pack, RealOf<T> (&x)[kSize]) {
-#pragma unroll
-  for (int k = 0; k < kSize; ++k) x[k] = Element<T>::widen(pack.element[k]);
-}
-
-template <bool kGeneral, class Real, int kCount>
-__device__ __forceinline__ void load_weights(const CrossEntropyCall& call, int first,
-                                             Real (&w)[kCount]) {
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) {
-    w[k] = kGeneral ? load_or(call.weight, first + k, Real(1)) : Real(1);
-  }
-}
-
 constexpr __host__ __device__ int block_threads(int threads) {
   return threads < 128 ? 128 : threads;
 }
-
-// What the threads of a row need only after the pass over its classes, in shared memory until then:
-// in registers it would be in the way of the row.
-template <class T>
-struct SharedRow {
-  using Real = RealOf<T>;
-  RowTarget<Real> target;
-  RowUpstream<Real> upstream;
-  Real logit_a, logit_b;  // at the labels
-  int64_t output;         // where the row's gradient begins
-
-  // Called by two threads, which wait for memory at the same time.
-  __device__ __forceinline__ void load_target(const CrossEntropyCall& call, int64_t row) {
-    target = load_row_target(call, row, weight_sum_of<Real>(call));
-  }
-  __device__ __forceinline__ void load_others(const CrossEntropyCall& call, int64_t row,
-                                              const T* input) {
-    const RowLabels labels = load_row_labels(call, row);
-    logit_a = labels.a.c < 0 ? Real(0) : Element<T>::widen(input[labels.a.c]);
-    logit_b = labels.b.c < 0 ? Real(0) : Element<T>::widen(input[labels.b.c]);
-    upstream = load_row_upstream<Real>(call, row, labels.ignored());
-  }
-};
-
-// The part of a row that a thread holds: vectors u = 0, 1, ... from class `first` + u kStep on
-// while u kThreads < count, and class `single` where that is not negative.
-template <int kThreads, int kSize>
-struct HeldPart {
-  static constexpr int kStep = kThreads * kSize;
-  int first, count, single;
-
-  // Block `rank` of `blocks` takes one of as many equal parts of the vectors.
-  template <class T>
-  __device__ __forceinline__ HeldPart(const RowPieces<T, kSize, int>& pieces, int thread, int rank,
-                                      int blocks) {
-    const int share = (pieces.vectors + blocks - 1) / blocks;
-    const int vector = rank * share + thread;
-    first = pieces.head + vector * kSize;
-    count = min(share - thread, pieces.vectors - vector);
-    single = rank == 0 && pieces.has_single(thread) ? pieces.single(thread) : -1;
-  }
-};
 
 // kThreads of a block share a row; with kCluster all blocks of a cluster do.
 template <class T, int kSize, int kHeld, int kThreads, bool kCluster>
@@ -226,8 +156,8 @@ __global__ void __launch_bounds__(block_threads(kThreads), 1024 / block_threads(
     }
   };
   const RowGradient<Real> gradient = row_gradient(call, shared.target, shared.upstream, sums);
-  const int a = static_cast<int>(shared.target.labels.a.c),
-            b = static_cast<int>(shared.target.labels.b.c);
+  const int a = static_cast<int>(shared.target.labels.a.c);
+  const int b = static_cast<int>(shared.target.labels.b.c);
   const auto gradients_of = [&](int first, auto general, auto& x) {
     constexpr int kCount = sizeof(x) / sizeof(Real);
     Real w[kCount];
@@ -251,7 +181,7 @@ __global__ void __launch_bounds__(block_threads(kThreads), 1024 / block_threads(
 #endif
 }
 
-// Threads a row of at most so many vectors is given, and how its kernel is launched.
+// Threads of a block for a row, and blocks of its cluster; 0 where it does not fit.
 struct Shape {
   int threads;
   unsigned blocks;
@@ -289,7 +219,8 @@ int launch_cluster(const CrossEntropyCall& call, unsigned blocks, cudaStream_t s
   config.attrs = &attribute;
   config.numAttrs = 1;
   const auto kernel = on_chip<T, kVectorSize<T>, kVectors, kClusterThreads, true>;
-  return static_cast<int>(cudaLaunchKernelEx(&config, kernel, call));
+  cudaLaunchKernelEx(&config, kernel, call);
+  return static_cast<int>(cudaGetLastError());
 }
 
 template <class T>
