@@ -86,13 +86,16 @@ def test_ignored_rows_are_selected_to_zero(layout: str, value: float, wants_lse:
 
 @special
 def test_all_rows_ignored(layout: str) -> None:
+    """Their mean is 0 / 0; their gradient is 0, or that of lse alone."""
     shape, dtype = SPECIAL[layout]
     x = logits(shape, dtype)
-    results = run(Problem(x, torch.full_like(labels(x), -100), label_smoothing=0.1))
-    assert results.divisor == 0
+    target = torch.full_like(labels(x), -100)
+    results = check(Problem(x, target, label_smoothing=0.1))
     assert math.isnan(results.total)
     assert results.gradient is not None
     assert (results.gradient == 0).all()
+    upstream_lse = torch.randn(target.numel(), dtype=results.loss.dtype)
+    check(Problem(x, target, label_smoothing=0.1, upstream_lse=upstream_lse))
 
 
 @special

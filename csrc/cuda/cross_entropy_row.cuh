@@ -193,8 +193,7 @@ __device__ __forceinline__ CrossEntropySums<Real> final_sums(const CrossEntropyC
   CrossEntropySums<Real> final;
   final.max = reference_of(sums.max);
   final.log_sum = log(sums.sum);
-  const bool counts = call.off != 0.0 || call.probability != nullptr;
-  final.cross = counts ? sums.cross : Real(0);
+  final.cross = sums.cross;  // which has no part in the loss where off = 0
   final.entropy = call.entropy_weight != 0.0 ? final.log_sum - sums.entropy / sums.sum : Real(0);
   return final;
 }
