@@ -240,6 +240,7 @@ struct TileKernel {
   using Real = RealOf<T>;
   const CrossEntropyCall& call;
   const CrossEntropyValues kind;
+  const CrossEntropyScalars scalars;
   const TileSums<Real> sums_function;
   Real* const tile;
   Real* const values_tile;
@@ -251,6 +252,7 @@ struct TileKernel {
   explicit TileKernel(const CrossEntropyCall& its_call)
       : call(its_call),
         kind(cross_entropy_values(its_call)),
+        scalars(cross_entropy_scalars<Real>(its_call)),
         sums_function(tile_sums_of<Real>(its_call)),
         tile(static_cast<Real*>(thread_scratch(2 * tile_size(its_call) * sizeof(Real)))),
         values_tile(tile + tile_size(its_call)) {}
@@ -290,7 +292,7 @@ struct TileKernel {
     CrossEntropyRow rows[kTileRows];
     bool skipped = true, zero = true;
     for (int r = 0; r < count; ++r) {
-      rows[r] = cross_entropy_row<Real>(call, first_row + r);
+      rows[r] = cross_entropy_row<Real>(call, scalars, first_row + r);
       skipped = skipped && rows[r].skipped;
       zero = zero && rows[r].gradient_is_zero;
     }
@@ -327,8 +329,8 @@ struct TileKernel {
     TileGradient<Real> lanes = {};
     CrossEntropyRowGradient of_rows[kTileRows];
     for (int r = 0; r < count; ++r) {
-      const CrossEntropySums<double> sums = finished(all[r]);
-      write_loss<Real>(call, first_row + r, rows[r], all[r], sums, x_a[r], x_b[r]);
+      const CrossEntropySums<double> sums = finished(all[r], call.entropy_weight);
+      write_loss<Real>(call, scalars, first_row + r, rows[r], all[r], sums, x_a[r], x_b[r]);
       of_rows[r] = row_gradient(call, rows[r], all[r], sums);
       lanes.of_e[r] = static_cast<Real>(of_rows[r].of_e);
       lanes.of_e_lp[r] = static_cast<Real>(of_rows[r].of_e_lp);
