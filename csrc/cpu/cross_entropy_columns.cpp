@@ -119,7 +119,7 @@ struct TileKernel {
       }
     }
 
-    TileGradient<Real> lanes;
+    TileGradient<Real> lanes = {};
     Real of_a[kTileRows], of_b[kTileRows];
     for (int r = 0; r < kTileRows; ++r) {
       const bool counts = r < count && !rows[r].gradient_is_zero;

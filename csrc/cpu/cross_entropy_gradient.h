@@ -56,6 +56,31 @@ static void apply(const BlockGradient<RealOf<T>>& block, CrossEntropyValues kind
   }
 }
 
+// The same, past the cache, where of_e_lp = 0. From registers: 0.23 ns an element of 256 x 32768
+// fp32; 0.26 by way of an array in L1.
+template <class Real>
+static void stream(const BlockGradient<Real>& block, CrossEntropyValues kind, const Real* e,
+                   const Real* values, int64_t n, Real* gradient) {
+  const int64_t to_line = -reinterpret_cast<uintptr_t>(gradient) % 64 / sizeof(Real);
+  int64_t i = std::min(to_line, n);
+  apply(block, kind, nullptr, e, values, i, gradient);
+  const Vector<Real> of_e = splat(block.of_e), of_value = splat(-block.of_value);
+  constexpr int kWidth = kLanes<Real>;
+  if (kind == CrossEntropyValues::array) {
+    for (; i + kWidth <= n; i += kWidth) {
+      const Vector<Real> v = of_value * load(values + i);
+      stream_vector(gradient + i, multiply_add(load(e + i), of_e, v));
+    }
+  } else {
+    const Vector<Real> v = kind == CrossEntropyValues::none ? splat(-Real(0)) : of_value;
+    for (; i + kWidth <= n; i += kWidth) {
+      stream_vector(gradient + i, multiply_add(load(e + i), of_e, v));
+    }
+  }
+  const Real* last = kind == CrossEntropyValues::array ? values + i : nullptr;
+  apply(block, kind, nullptr, e + i, last, n - i, gradient + i);
+}
+
 template <class Real>
 static void probability_gradient(const CrossEntropyCall& call, const BlockGradient<Real>& block,
                                  int64_t row, int64_t begin, int64_t n, const Real* x,

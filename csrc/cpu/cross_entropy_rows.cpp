@@ -35,8 +35,6 @@ namespace regops::cpu::REGOPS_ISA {
 
 constexpr int64_t kScratchBytes = 1 << 20;  // what is kept of a row: about the size of L2
 
-// ---- a row --------------------------------------------------------------------------------------
-
 namespace {  // so that the linker sees no member
 
 // A row whose gradient is still to be written.
@@ -144,7 +142,9 @@ struct RowKernel {
     T* to = gradient_of(row.index) + begin;
     // Streamed from a copy that stands to lines of memory as the gradient does.
     alignas(64) T staged[kBlock + 64 / sizeof(T)];
-    T* out = call.stream ? staged + reinterpret_cast<uintptr_t>(to) % 64 / sizeof(T) : to;
+    const bool from_registers = std::is_same_v<T, Real> && block.of_e_lp == Real(0);
+    const bool stage = call.stream && !from_registers;
+    T* out = stage ? staged + reinterpret_cast<uintptr_t>(to) % 64 / sizeof(T) : to;
     // The labels' logits, which may be overwritten: their gradients are made again, as Reals.
     Real x_label[2] = {}, e_label[2] = {}, v_label[2] = {};
     const int64_t labels[2] = {row.row.a - begin, row.row.b - begin};
@@ -155,7 +155,15 @@ struct RowKernel {
       if (x != nullptr) x_label[l] = x[labels[l]];
       if (v != nullptr) v_label[l] = v[labels[l]];
     }
-    apply(block, kind, x, e, v, n, out);
+    if constexpr (std::is_same_v<T, Real>) {
+      if (call.stream && from_registers) {
+        stream(block, kind, e, v, n, out);
+      } else {
+        apply(block, kind, x, e, v, n, out);
+      }
+    } else {
+      apply(block, kind, x, e, v, n, out);
+    }
     for (int l = 0; l < 2; ++l) {
       if (!is_here(l)) continue;
       Real value;
@@ -164,7 +172,7 @@ struct RowKernel {
       if (row.row.a == row.row.b || l == 1) value -= static_cast<Real>(row.of_row.of_b);
       narrow(&value, out + labels[l], 1);
     }
-    if (call.stream) stream_run(to, out, n * sizeof(T));
+    if (stage) stream_run(to, out, n * sizeof(T));
   }
 
   void zero_gradient(int64_t row, int64_t begin, int64_t n) const {

@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void add_vectors(const Real* x, con
     if constexpr (kPart) {
       VectorBits<Real> lane;
       for (int l = 0; l < kWidth; ++l) lane[l] = l;
-      shifted[u] = lane < VectorBits<Real>{} + static_cast<int32_t>(count) ? shifted[u] : zero;
+      shifted[u] = lane < VectorBits<Real>{} + static_cast<uint32_t>(count) ? shifted[u] : zero;
     }
     if constexpr (kValues != CrossEntropyValues::none) sums[u].cross += shifted[u];
   }
