@@ -27,6 +27,16 @@ static inline double value_at(const void* array, int64_t i, double absent) {
   return array == nullptr ? absent : static_cast<double>(static_cast<const Real*>(array)[i]);
 }
 
+// Scalars of the call.
+struct CrossEntropyScalars {
+  double weight_sum, over_divisor;
+};
+
+template <class Real>
+static inline CrossEntropyScalars cross_entropy_scalars(const CrossEntropyCall& call) {
+  return {value_at<Real>(call.totals, 1, 0.0), 1.0 / value_at<Real>(call.totals, 0, 1.0)};
+}
+
 struct CrossEntropyRow {
   int64_t a, b;  // labels; -1 where there is none or it is ignored
   CrossEntropyTarget<double> target;
@@ -37,7 +47,8 @@ struct CrossEntropyRow {
 };
 
 template <class Real>
-static inline CrossEntropyRow cross_entropy_row(const CrossEntropyCall& call, int64_t row) {
+static inline __attribute__((always_inline)) CrossEntropyRow
+cross_entropy_row(const CrossEntropyCall& call, const CrossEntropyScalars& scalars, int64_t row) {
   CrossEntropyRow result;
   result.a = result.b = -1;
   result.ignored = false;
@@ -56,13 +67,15 @@ static inline CrossEntropyRow cross_entropy_row(const CrossEntropyCall& call, in
         share_a, result.a < 0 ? 0.0 : value_at<Real>(call.weight, result.a, 1.0), result.a < 0,
         call.target_b == nullptr ? 0.0 : 1.0 - share_a,
         result.b < 0 ? 0.0 : value_at<Real>(call.weight, result.b, 1.0), result.b < 0,
-        value_at<Real>(call.totals, 1, 0.0), call.keep, call.off);
+        scalars.weight_sum, call.keep, call.off);
   }
   result.gradient_is_zero = result.ignored && result.upstream_lse == 0.0;
   result.skipped = result.gradient_is_zero && call.lse == nullptr;
-  result.scale = result.ignored ? 0.0
-                                : value_at<Real>(call.upstream, row * call.upstream_stride, 1.0) /
-                                      value_at<Real>(call.totals, 0, 1.0);
+  result.scale = scalars.over_divisor;
+  if (call.upstream != nullptr) {
+    result.scale *= value_at<Real>(call.upstream, row * call.upstream_stride, 1.0);
+  }
+  if (result.ignored) result.scale = 0.0;
   return result;
 }
 
@@ -100,29 +113,30 @@ static inline void merge(CrossEntropyBlock* blocks, int64_t count) {
   blocks[0].row = all;
 }
 
-static inline CrossEntropySums<double> finished(const CrossEntropyPart& all) {
+static inline __attribute__((always_inline)) CrossEntropySums<double> finished(
+    const CrossEntropyPart& all, double entropy_weight) {
   CrossEntropySums<double> sums;
   sums.max = all.reference;
   // No exponential above 0: all logits are -inf.
   sums.log_sum = all.sum == 0.0 ? std::numeric_limits<double>::quiet_NaN() : std::log(all.sum);
   sums.cross = all.cross;
-  sums.entropy = sums.log_sum - all.entropy / all.sum;
+  sums.entropy = entropy_weight == 0.0 ? 0.0 : sums.log_sum - all.entropy / all.sum;
   return sums;
 }
 
 // x_a, x_b: the labels' logits.
 template <class Real>
-static inline void write_loss(const CrossEntropyCall& call, int64_t index,
-                              const CrossEntropyRow& row, const CrossEntropyPart& all,
-                              const CrossEntropySums<double>& sums, double x_a, double x_b) {
+static inline __attribute__((always_inline)) void write_loss(
+    const CrossEntropyCall& call, const CrossEntropyScalars& scalars, int64_t index,
+    const CrossEntropyRow& row, const CrossEntropyPart& all, const CrossEntropySums<double>& sums,
+    double x_a, double x_b) {
   if (call.loss != nullptr) {
     double loss = 0.0;
     if (call.probability != nullptr) {
       loss = cross_entropy_probability_loss(sums, all.mass, call.z_loss, call.entropy_weight);
     } else if (!row.ignored) {
-      loss = cross_entropy_loss(row.target, sums, value_at<Real>(call.totals, 1, 0.0),
-                                x_a - sums.max, row.a >= 0, x_b - sums.max, row.b >= 0, call.z_loss,
-                                call.entropy_weight);
+      loss = cross_entropy_loss(row.target, sums, scalars.weight_sum, x_a - sums.max, row.a >= 0,
+                                x_b - sums.max, row.b >= 0, call.z_loss, call.entropy_weight);
     }
     static_cast<Real*>(call.loss)[index] = static_cast<Real>(loss);
   }
@@ -141,10 +155,9 @@ struct CrossEntropyRowGradient {
   double of_e, of_e_lp, of_value, of_a, of_b, of_probability, max, log_sum;
 };
 
-static inline CrossEntropyRowGradient row_gradient(const CrossEntropyCall& call,
-                                                   const CrossEntropyRow& row,
-                                                   const CrossEntropyPart& all,
-                                                   const CrossEntropySums<double>& sums) {
+static inline __attribute__((always_inline)) CrossEntropyRowGradient
+row_gradient(const CrossEntropyCall& call, const CrossEntropyRow& row, const CrossEntropyPart& all,
+             const CrossEntropySums<double>& sums) {
   const bool labels = call.probability == nullptr;
   const CrossEntropyGradient<double> gradient =
       cross_entropy_gradient(sums, labels ? row.target.mass : all.mass, row.target.row_weight,

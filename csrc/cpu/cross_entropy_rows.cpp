@@ -28,240 +28,12 @@
 #include "cpu/reals.h"
 #include "cpu/stream.h"
 #include "cpu/cross_entropy_row.h"
+#include "cpu/cross_entropy_sums.h"
+#include "cpu/cross_entropy_gradient.h"
 
 namespace regops::cpu::REGOPS_ISA {
 
-constexpr int64_t kBlock = 1024;            // classes
 constexpr int64_t kScratchBytes = 1 << 20;  // what is kept of a row: about the size of L2
-constexpr int kUnroll = 4;                  // independent sums, for latency
-
-// How far ahead a row is asked for. 256 x 32768 fp32, loss only, in blocks of 2048: 0.19 ns an
-// element with 8 KiB, as much as the block on which the first pass then waits; 0.12 with 16 KiB,
-// 0.14 with 32 KiB; in cache 0.12.
-constexpr int64_t kAheadBytes = 16384;
-
-// ---- first phase: sums --------------------------------------------------------------------------
-
-template <class Real>
-static inline __attribute__((always_inline)) Real largest(const Real* x, int64_t n) {
-  constexpr int kWidth = kLanes<Real>;
-  constexpr Real kNone = -std::numeric_limits<Real>::infinity();
-  Vector<Real> top[kUnroll];
-  for (int u = 0; u < kUnroll; ++u) top[u] = splat(kNone);
-  int64_t i = 0;
-  for (; i + kUnroll * kWidth <= n; i += kUnroll * kWidth) {
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnroll; ++u) top[u] = larger(load(x + i + u * kWidth), top[u]);
-  }
-  for (; i + kWidth <= n; i += kWidth) top[0] = larger(load(x + i), top[0]);
-  if (i < n) top[1] = larger(load_part(x + i, n - i, kNone), top[1]);
-  return largest_lane(larger(larger(top[0], top[1]), larger(top[2], top[3])));
-}
-
-template <class Real>
-struct VectorSums {
-  Vector<Real> sum, cross, mass, entropy;
-};
-
-// `kCount` vectors of a block from i on: stores their exponentials, adds to the sums. kPart: only
-// `count` lanes of the one vector.
-template <class Real, CrossEntropyValues kValues, bool kEntropy, bool kPart, int kCount>
-static inline __attribute__((always_inline)) void add_vectors(const Real* x, const Real* values,
-                                                              int64_t i, Vector<Real> reference,
-                                                              int64_t count, Real* e,
-                                                              VectorSums<Real>* sums) {
-  constexpr int kWidth = kLanes<Real>;
-  constexpr Real kNone = -std::numeric_limits<Real>::infinity();
-  const Vector<Real> zero = {};
-  Vector<Real> shifted[kCount], power[kCount];
-#pragma GCC unroll 8
-  for (int u = 0; u < kCount; ++u) {
-    const Real* at = x + i + u * kWidth;
-    shifted[u] = (kPart ? load_part(at, count, kNone) : load(at)) - reference;
-  }
-  exp_of_negative<Real>(shifted, power);
-#pragma GCC unroll 8
-  for (int u = 0; u < kCount; ++u) {
-    store(e + i + u * kWidth, power[u]);
-    sums[u].sum += power[u];
-    if constexpr (kEntropy) sums[u].entropy += power[u] == zero ? zero : power[u] * shifted[u];
-    if constexpr (kValues == CrossEntropyValues::array) {
-      const Real* at = values + i + u * kWidth;
-      const Vector<Real> v = kPart ? load_part(at, count, Real(0)) : load(at);
-      shifted[u] *= v;
-      sums[u].mass += v;
-    }
-    if constexpr (kPart) {
-      VectorBits<Real> lane;
-      for (int l = 0; l < kWidth; ++l) lane[l] = l;
-      shifted[u] = lane < VectorBits<Real>{} + static_cast<int32_t>(count) ? shifted[u] : zero;
-    }
-    if constexpr (kValues != CrossEntropyValues::none) sums[u].cross += shifted[u];
-  }
-}
-
-// What memory a block asks for while it computes.
-struct Prefetch {
-  const char* input;  // the block's own, of which what is kAheadBytes behind is asked for
-  char* gradient;     // the block's, where it will be written by plain stores; else null
-};
-
-template <int kBytes>
-static inline __attribute__((always_inline)) void prefetch(const Prefetch& memory, int64_t at) {
-#pragma GCC unroll 8
-  for (int64_t i = 0; i < kBytes; i += 64) {
-    __builtin_prefetch(memory.input + kAheadBytes + at + i, 0, 0);
-    if (memory.gradient != nullptr) __builtin_prefetch(memory.gradient + at + i, 1);
-  }
-}
-
-// The sums of a block: n <= kBlock elements, that were kBytes each. e: their exponentials, with
-// room for a whole last vector.
-template <class Real, int kBytes, CrossEntropyValues kValues, bool kEntropy>
-static CrossEntropyPart block_sums(const Real* x, const Real* values, int64_t n, Real reference,
-                                   Real* e, const Prefetch& memory) {
-  constexpr int kWidth = kLanes<Real>;
-  const Vector<Real> references = splat(reference);
-  VectorSums<Real> sums[kUnroll];
-#pragma GCC unroll 4
-  for (int u = 0; u < kUnroll; ++u) {  // "= {}" would be a memset, and keep them in memory
-    sums[u].sum = Vector<Real>{};
-    sums[u].cross = sums[u].mass = sums[u].entropy = sums[u].sum;
-  }
-  int64_t i = 0;
-  for (; i + kUnroll * kWidth <= n; i += kUnroll * kWidth) {
-    prefetch<kUnroll * kWidth * kBytes>(memory, i * kBytes);
-    add_vectors<Real, kValues, kEntropy, false, kUnroll>(x, values, i, references, 0, e, sums);
-  }
-  for (; i + kWidth <= n; i += kWidth) {
-    add_vectors<Real, kValues, kEntropy, false, 1>(x, values, i, references, 0, e, sums);
-  }
-  if (i < n) {
-    add_vectors<Real, kValues, kEntropy, true, 1>(x, values, i, references, n - i, e, sums + 1);
-  }
-#pragma GCC unroll 4
-  for (int u = 1; u < kUnroll; ++u) {
-    sums[0].sum += sums[u].sum;
-    sums[0].cross += sums[u].cross;
-    sums[0].mass += sums[u].mass;
-    sums[0].entropy += sums[u].entropy;
-  }
-  CrossEntropyPart part = {reference, sum_of_lanes(sums[0].sum), 0.0, 0.0, 0.0};
-  if (kValues != CrossEntropyValues::none) part.cross = sum_of_lanes(sums[0].cross);
-  if (kValues == CrossEntropyValues::uniform) part.mass = static_cast<double>(n);
-  if (kValues == CrossEntropyValues::array) part.mass = sum_of_lanes(sums[0].mass);
-  if (kEntropy) part.entropy = sum_of_lanes(sums[0].entropy);
-  return part;
-}
-
-// exp(x - m), to the same bits.
-template <class Real>
-static void exponentials(const Real* x, Real reference, int64_t n, Real* e) {
-  block_sums<Real, sizeof(Real), CrossEntropyValues::none, false>(
-      x, nullptr, n, reference, e, {reinterpret_cast<const char*>(x), nullptr});
-}
-
-template <class Real>
-using BlockSums = CrossEntropyPart (*)(const Real*, const Real*, int64_t, Real, Real*,
-                                       const Prefetch&);
-
-template <class Real, int kBytes>
-static BlockSums<Real> block_sums_of(const CrossEntropyCall& call) {
-  using Values = CrossEntropyValues;
-  const bool entropy = call.entropy_weight != 0.0;
-  switch (cross_entropy_values(call)) {
-    case Values::none:
-      return entropy ? block_sums<Real, kBytes, Values::none, true>
-                     : block_sums<Real, kBytes, Values::none, false>;
-    case Values::uniform:
-      return entropy ? block_sums<Real, kBytes, Values::uniform, true>
-                     : block_sums<Real, kBytes, Values::uniform, false>;
-    case Values::array:
-      break;
-  }
-  return entropy ? block_sums<Real, kBytes, Values::array, true>
-                 : block_sums<Real, kBytes, Values::array, false>;
-}
-
-// v of classes [begin, begin + n), in `buffer` unless they are there already.
-template <class Real>
-static const Real* block_values(const CrossEntropyCall& call, int64_t row, int64_t begin, int64_t n,
-                                Real* buffer) {
-  const Real* weight = static_cast<const Real*>(call.weight);
-  if (weight != nullptr) weight += begin;
-  if (call.probability == nullptr) return weight;
-  const int64_t at = row_offset(call.probability_strides, call.inner, row) + begin;
-  read_reals(call.probability_dtype, call.probability, at, n, buffer);
-  const Real keep = static_cast<Real>(call.keep), off = static_cast<Real>(call.off);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) buffer[i] = multiply_add(keep, buffer[i], off);
-  if (weight != nullptr) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) buffer[i] *= weight[i];
-  }
-  return buffer;
-}
-
-// ---- second phase: gradients --------------------------------------------------------------------
-
-// The row's gradient as a block sees it.
-template <class Real>
-struct BlockGradient {
-  Real of_e, of_e_lp, of_value, of_probability;
-  Real reference, to_lp;  // lp_c = x_c - reference + to_lp
-};
-
-// dl/dx of a block but for its labels. x is read only where of_e_lp != 0.
-template <class Real>
-static void apply(const BlockGradient<Real>& block, CrossEntropyValues kind, const Real* x,
-                  const Real* e, const Real* values, int64_t n, Real* gradient) {
-  const Real of_e = block.of_e, of_e_lp = block.of_e_lp, of_value = block.of_value;
-  if (of_e_lp != Real(0)) {
-    const Real reference = block.reference, to_lp = block.to_lp;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const Real lp = x[i] - reference + to_lp;
-      const Real of_p = e[i] * multiply_add(of_e_lp, lp, of_e);
-      gradient[i] = e[i] == Real(0) ? e[i] * of_e : of_p;  // 0, or nan in a row that is nan
-    }
-    if (kind == CrossEntropyValues::uniform) {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) gradient[i] -= of_value;
-    } else if (kind == CrossEntropyValues::array) {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) gradient[i] -= of_value * values[i];
-    }
-  } else if (kind == CrossEntropyValues::none) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) gradient[i] = e[i] * of_e;
-  } else if (kind == CrossEntropyValues::uniform) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) gradient[i] = multiply_add(e[i], of_e, -of_value);
-  } else {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      gradient[i] = multiply_add(e[i], of_e, -(of_value * values[i]));
-    }
-  }
-}
-
-template <class Real>
-static void probability_gradient(const CrossEntropyCall& call, const BlockGradient<Real>& block,
-                                 int64_t row, int64_t begin, int64_t n, const Real* x,
-                                 Real* buffer) {
-  const Real scale = block.of_probability, reference = block.reference, to_lp = block.to_lp;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) buffer[i] = -scale * (x[i] - reference + to_lp);
-  if (call.weight != nullptr) {
-    const Real* weight = static_cast<const Real*>(call.weight) + begin;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) buffer[i] *= weight[i];
-  }
-  const int64_t at = row_offset(call.probability_strides, call.inner, row) + begin;
-  write_reals(call.probability_dtype, buffer, call.probability_gradient, at, n);
-}
-
-// ---- a row --------------------------------------------------------------------------------------
 
 namespace {  // so that the linker sees no member
 
@@ -277,16 +49,22 @@ struct RowKernel {
   using Real = RealOf<T>;
   const CrossEntropyCall& call;
   const CrossEntropyValues kind;
+  const CrossEntropyScalars scalars;
   const BlockSums<Real> sums_function;
 
   explicit RowKernel(const CrossEntropyCall& its_call)
       : call(its_call),
         kind(cross_entropy_values(its_call)),
+        scalars(cross_entropy_scalars<Real>(its_call)),
         sums_function(block_sums_of<Real, sizeof(T)>(its_call)) {}
 
   const T* input(int64_t row) const {
     return static_cast<const T*>(call.input) + row_offset(call.input_strides, call.inner, row);
   }
+
+  CrossEntropyRow row(int64_t index) const { return cross_entropy_row<Real>(call, scalars, index); }
+
+  int64_t blocks() const { return (call.classes + kBlock - 1) / kBlock; }
 
   int64_t block_length(int64_t begin) const { return std::min(kBlock, call.classes - begin); }
 
@@ -325,7 +103,7 @@ struct RowKernel {
     Real x_a = 0, x_b = 0;
     if (row.a >= 0) widen(input(index) + row.a, &x_a, 1);
     if (row.b >= 0) widen(input(index) + row.b, &x_b, 1);
-    write_loss<Real>(call, index, row, all, sums, x_a, x_b);
+    write_loss<Real>(call, scalars, index, row, all, sums, x_a, x_b);
   }
 
   BlockGradient<Real> block_gradient(const CrossEntropyRowGradient& of_row,
@@ -364,22 +142,37 @@ struct RowKernel {
     T* to = gradient_of(row.index) + begin;
     // Streamed from a copy that stands to lines of memory as the gradient does.
     alignas(64) T staged[kBlock + 64 / sizeof(T)];
-    T* out = call.stream ? staged + reinterpret_cast<uintptr_t>(to) % 64 / sizeof(T) : to;
-    alignas(64) Real computed[kBlock];
-    Real* reals;
-    if constexpr (std::is_same_v<T, Real>) {
-      reals = out;
-    } else {
-      reals = computed;
+    const bool from_registers = std::is_same_v<T, Real> && block.of_e_lp == Real(0);
+    const bool stage = call.stream && !from_registers;
+    T* out = stage ? staged + reinterpret_cast<uintptr_t>(to) % 64 / sizeof(T) : to;
+    // The labels' logits, which may be overwritten: their gradients are made again, as Reals.
+    Real x_label[2] = {}, e_label[2] = {}, v_label[2] = {};
+    const int64_t labels[2] = {row.row.a - begin, row.row.b - begin};
+    const auto is_here = [&labels, n](int l) { return labels[l] >= 0 && labels[l] < n; };
+    for (int l = 0; l < 2; ++l) {
+      if (!is_here(l)) continue;
+      e_label[l] = e[labels[l]];
+      if (x != nullptr) x_label[l] = x[labels[l]];
+      if (v != nullptr) v_label[l] = v[labels[l]];
     }
-    apply(block, kind, x, e, v, n, reals);
-    const auto add_label = [&](int64_t label, double value) {
-      if (label >= begin && label < begin + n) reals[label - begin] -= static_cast<Real>(value);
-    };
-    add_label(row.row.a, row.of_row.of_a);
-    add_label(row.row.b, row.of_row.of_b);
-    if constexpr (!std::is_same_v<T, Real>) narrow(reals, out, n);
-    if (call.stream) stream_run(to, out, n * sizeof(T));
+    if constexpr (std::is_same_v<T, Real>) {
+      if (call.stream && from_registers) {
+        stream(block, kind, e, v, n, out);
+      } else {
+        apply(block, kind, x, e, v, n, out);
+      }
+    } else {
+      apply(block, kind, x, e, v, n, out);
+    }
+    for (int l = 0; l < 2; ++l) {
+      if (!is_here(l)) continue;
+      Real value;
+      apply<Real>(block, kind, x_label + l, e_label + l, v_label + l, 1, &value);
+      if (row.row.a == row.row.b || l == 0) value -= static_cast<Real>(row.of_row.of_a);
+      if (row.row.a == row.row.b || l == 1) value -= static_cast<Real>(row.of_row.of_b);
+      narrow(&value, out + labels[l], 1);
+    }
+    if (stage) stream_run(to, out, n * sizeof(T));
   }
 
   void zero_gradient(int64_t row, int64_t begin, int64_t n) const {
@@ -388,7 +181,7 @@ struct RowKernel {
   }
 
   void run(int64_t begin, int64_t end) const {
-    const int64_t blocks = (call.classes + kBlock - 1) / kBlock;
+    const int64_t blocks = this->blocks();
     const int64_t parts_bytes = (blocks * sizeof(CrossEntropyBlock) + 63) / 64 * 64;
     const int64_t block_bytes = kBlock * static_cast<int64_t>(sizeof(Real));
     const bool wanted = call.gradient != nullptr || call.probability_gradient != nullptr;
@@ -409,7 +202,7 @@ struct RowKernel {
       gradient(pending, parts[b], b * kBlock, keep ? kept + b * kBlock : nullptr);
     };
     for (int64_t index = begin; index < end; ++index) {
-      const CrossEntropyRow row = cross_entropy_row<Real>(call, index);
+      const CrossEntropyRow row = this->row(index);
       for (int64_t b = 0; b < blocks && !row.skipped; ++b) {
         parts[b].sums = sums(index, b * kBlock, kept + (keep ? b * kBlock : 0), [&] {
           if (is_pending) write_pending(b);
@@ -421,7 +214,7 @@ struct RowKernel {
         all = parts[0].row;
         is_pending = false;
       }
-      const CrossEntropySums<double> sums = finished(all);
+      const CrossEntropySums<double> sums = finished(all, call.entropy_weight);
       loss(index, row, all, sums);
       if (!wanted) continue;
       if (row.gradient_is_zero) {
@@ -444,32 +237,34 @@ struct RowKernel {
 template <class T>
 static void sums_of_block(const CrossEntropyCall& call, int64_t row, int64_t block,
                           CrossEntropyBlock* sums) {
-  using Real = RealOf<T>;
-  alignas(64) Real unused[kBlock];
+  const RowKernel<T> kernel(call);
+  alignas(64) RealOf<T> unused[kBlock];
   *sums = {};
-  if (cross_entropy_row<Real>(call, row).skipped) return;
-  sums->sums = RowKernel<T>(call).sums(row, block * kBlock, unused, [] {});
+  if (kernel.row(row).skipped) return;
+  sums->sums = kernel.sums(row, block * kBlock, unused, [] {});
 }
 
 template <class T>
 static void loss_of_row(const CrossEntropyCall& call, int64_t row, CrossEntropyBlock* all_sums) {
-  merge(all_sums, (call.classes + kBlock - 1) / kBlock);
+  const RowKernel<T> kernel(call);
+  merge(all_sums, kernel.blocks());
   const CrossEntropyPart& all = all_sums[0].row;
-  RowKernel<T>(call).loss(row, cross_entropy_row<RealOf<T>>(call, row), all, finished(all));
+  kernel.loss(row, kernel.row(row), all, finished(all, call.entropy_weight));
 }
 
 template <class T>
 static void gradient_of_block(const CrossEntropyCall& call, int64_t index, int64_t block,
                               const CrossEntropyBlock* all_sums) {
   const RowKernel<T> kernel(call);
-  const CrossEntropyRow row = cross_entropy_row<RealOf<T>>(call, index);
+  const CrossEntropyRow row = kernel.row(index);
   if (row.gradient_is_zero) {
     kernel.zero_gradient(index, block * kBlock, kernel.block_length(block * kBlock));
     return;
   }
   const CrossEntropyPart& all = all_sums[0].row;
-  kernel.gradient({index, row, row_gradient(call, row, all, finished(all))}, all_sums[block],
-                  block * kBlock, nullptr);
+  const CrossEntropySums<double> sums = finished(all, call.entropy_weight);
+  kernel.gradient({index, row, row_gradient(call, row, all, sums)}, all_sums[block], block * kBlock,
+                  nullptr);
   if (call.stream) stream_fence();
 }
 

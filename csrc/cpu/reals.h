@@ -21,16 +21,18 @@ static inline __attribute__((always_inline)) void widen(const T* from, RealOf<T>
   }
 }
 
+static inline __attribute__((always_inline)) BFloat16 to_bfloat16(float value) {
+  const uint32_t bits = bits_from_float(value);
+  const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
+  const uint32_t quiet_nan = bits | 0x00400000u;  // rounding could carry it into an infinity
+  return {static_cast<uint16_t>((value != value ? quiet_nan : rounded) >> 16)};
+}
+
 template <class T>
 static inline __attribute__((always_inline)) void narrow(const RealOf<T>* from, T* to, int64_t n) {
   if constexpr (std::is_same_v<T, BFloat16>) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const uint32_t bits = bits_from_float(from[i]);
-      const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
-      const uint32_t quiet_nan = bits | 0x00400000u;  // rounding could carry it into an infinity
-      to[i].bits = static_cast<uint16_t>((from[i] != from[i] ? quiet_nan : rounded) >> 16);
-    }
+    for (int64_t i = 0; i < n; ++i) to[i] = to_bfloat16(from[i]);
   } else if constexpr (std::is_same_v<T, Half>) {
     float_to_half(from, to, n);
   } else {

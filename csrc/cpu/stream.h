@@ -27,6 +27,20 @@ static inline __attribute__((always_inline)) void stream_lines(void* to, const v
 #endif
 }
 
+// REGOPS_VECTOR_BYTES from a register, to where they are aligned.
+template <class V>
+static inline __attribute__((always_inline)) void stream_vector(void* to, V vector) {
+#if REGOPS_VECTOR_BYTES == 64
+  _mm512_stream_si512((__m512i*)to, (__m512i)vector);
+#elif REGOPS_VECTOR_BYTES == 32
+  _mm256_stream_si256((__m256i*)to, (__m256i)vector);
+#elif defined(__SSE2__)
+  _mm_stream_si128((__m128i*)to, (__m128i)vector);
+#else
+  std::memcpy(to, &vector, sizeof vector);
+#endif
+}
+
 // Any number of bytes, where both pointers stand alike to lines of 64 bytes: whole lines by
 // streaming stores.
 static inline void stream_run(void* to, const void* from, int64_t bytes) {

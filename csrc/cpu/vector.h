@@ -10,12 +10,12 @@ struct VectorOf;
 template <>
 struct VectorOf<float> {
   typedef float Type __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
-  typedef int32_t Bits __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
+  typedef uint32_t Bits __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
 };
 template <>
 struct VectorOf<double> {
   typedef double Type __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
-  typedef int64_t Bits __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
+  typedef uint64_t Bits __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
 };
 template <class Real>
 using Vector = typename VectorOf<Real>::Type;
