@@ -29,9 +29,8 @@ void cross_entropy_columns(const CrossEntropyCall& call, int64_t outer, int64_t 
 // One row split over threads: first the statistics of all its blocks, in any order; then loss and
 // lse; then the gradient of all its blocks, in any order. Bit-equal to cross_entropy_rows for rows
 // of more than 64 classes.
-struct CrossEntropyBlock;             // some sums over a block
-int64_t cross_entropy_block_size();   // classes; the last block is shorter
-int64_t cross_entropy_block_bytes();  // sizeof(CrossEntropyBlock)
+struct CrossEntropyBlock;            // sums over a block; cross_entropy_block.h has it
+int64_t cross_entropy_block_size();  // classes; the last block is shorter
 void cross_entropy_block_sums(const CrossEntropyCall& call, int64_t row, int64_t block,
                               CrossEntropyBlock* sums);
 void cross_entropy_row_loss(const CrossEntropyCall& call, int64_t row, CrossEntropyBlock* all_sums);

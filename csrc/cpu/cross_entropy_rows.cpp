@@ -315,8 +315,6 @@ namespace regops::cpu {
 
 int64_t cross_entropy_block_size() { return baseline::kBlock; }
 
-int64_t cross_entropy_block_bytes() { return sizeof(CrossEntropyBlock); }
-
 void cross_entropy_many_classes(const CrossEntropyCall& call, int64_t begin, int64_t end) {
   REGOPS_DISPATCH_ISA(cross_entropy_many_classes, call, begin, end);
 }
