@@ -132,6 +132,8 @@ def test_no_classes() -> None:
     ignored = torch.full((3,), -100)
     assert torch.equal(RF.cross_entropy(input, ignored, reduction="none"), torch.zeros(3))
     assert torch.equal(RF.cross_entropy(input, input, reduction="none"), torch.zeros(3))
+    _, lse = RF.cross_entropy(input, ignored, return_lse=True)
+    assert torch.equal(lse, torch.full((3,), -INF))
     with pytest.raises(IndexError, match=r"expected target in \[0, 0\), got 2 at row 1"):
         RF.cross_entropy(input, torch.tensor([-100, 2, 0]))
 
@@ -196,6 +198,19 @@ def test_ignored_rows_have_zero_gradient_whatever_their_logits(
         (found,) = torch.autograd.grad(loss.sum(), input)
         assert torch.equal(found[1], torch.zeros_like(found[1]))
         assert found.isfinite().all()
+
+
+def test_a_mean_over_many_rows_counts_each() -> None:
+    """Weights are summed by chunks of rows."""
+    input, target = torch.randn(20001, 3, dtype=torch.float64), labels((20001, 3), 0.3)
+    weight = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    assert_same(RF.cross_entropy(input, target, weight), F.cross_entropy(input, target, weight))
+
+
+def test_one_label_of_one_class_is_no_probability() -> None:
+    assert RF.cross_entropy(torch.tensor([2.0]), torch.tensor([0])) == 0.0
+    assert RF.cross_entropy(torch.tensor([2.0]), torch.tensor([-100]), reduction="sum") == 0.0
+    assert RF.cross_entropy(torch.tensor([2.0]), torch.tensor([0.5]), z_loss=1.0) == 4.0
 
 
 def test_an_ignore_index_that_is_a_class() -> None:
@@ -523,6 +538,8 @@ ERRORS = {
     "int-input": (NotImplementedError, "float64, float32", (X.long(), Y), {}),
     "sparse": (NotImplementedError, "strided", (X.to_sparse(), Y), {}),
     "weight-shape": (RuntimeError, r"weight of shape \[5\]", (X, Y, torch.ones(4)), {}),
+    "weight-dims": (RuntimeError, r"weight of shape \[5\]", (X, Y, torch.ones(1, 5)), {}),
+    "weight-device": (RuntimeError, "expected weight on", (X, Y, torch.ones(5).to("meta")), {}),
     "weight-dtype": (RuntimeError, "got Double", (X, Y, torch.ones(5).double()), {}),
     "weight-grad": (
         RuntimeError,
@@ -542,6 +559,36 @@ ERRORS = {
     "pair-soft": (ValueError, "class indices", (X, X), {"target_b": Y, "lam": 0.5}),
     "lam-shape": (ValueError, "lam to be", (X, Y), {"target_b": Y, "lam": torch.rand(2)}),
     "lam-dtype": (TypeError, "lam", (X, Y), {"target_b": Y, "lam": torch.tensor(1)}),
+    "pair-device": (
+        RuntimeError,
+        "expected target_b on",
+        (X, Y),
+        {"target_b": Y.to("meta"), "lam": 0.5},
+    ),
+    "lam-device": (
+        RuntimeError,
+        "expected lam on",
+        (X, Y),
+        {"target_b": Y, "lam": torch.rand(3).to("meta")},
+    ),
+    "lam-grad": (
+        RuntimeError,
+        "lam is a constant",
+        (X, Y),
+        {"target_b": Y, "lam": torch.rand(3, requires_grad=True)},
+    ),
+    "num-items-grad": (
+        RuntimeError,
+        "num_items is a constant",
+        (X, Y),
+        {"num_items": torch.ones((), requires_grad=True)},
+    ),
+    "num-items-device": (
+        RuntimeError,
+        "expected num_items on",
+        (X, Y),
+        {"num_items": torch.ones(()).to("meta")},
+    ),
     "num-items-sum": (ValueError, 'reduction "mean"', (X, Y), {"num_items": 3, "reduction": "sum"}),
     "num-items-shape": (ValueError, "num_items", (X, Y), {"num_items": torch.ones(3)}),
     "check": (ValueError, 'got "async"', (X, Y), {"check": "async"}),

@@ -47,6 +47,19 @@ def test_the_meter_sees_what_eager_takes(device: str) -> None:
     assert peak >= 2 * logits.nbytes
 
 
+def test_linear_makes_chunks_unasked(device: str) -> None:
+    hidden = torch.randn(1024, 2, device=device)
+    weight = torch.randn(1 << 17, 2, device=device, requires_grad=True)
+    target = torch.zeros(1024, dtype=torch.int64, device=device)
+    logits = 1024 * weight.shape[0] * 4  # 512 MiB
+
+    def chunked() -> None:
+        torch.autograd.grad(RF.linear_cross_entropy(hidden, weight, target), weight)
+
+    peak, _ = peak_of(chunked, hidden.device)
+    assert peak <= logits // 2 + weight.nbytes + SLACK
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_linear_takes_its_gradients_and_a_chunk(reduction: str, device: str) -> None:
     class Options:

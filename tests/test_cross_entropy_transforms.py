@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import regops.functional as RF
@@ -113,6 +114,42 @@ def test_compiled(reduction: str, dynamic: bool) -> None:
                 )
 
 
+def test_compiled_once_for_all_sizes_and_shares() -> None:
+    """New sizes, and lam as mixup draws it for each batch, are no constants of the graph."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def step(x: Tensor, w: Tensor, y: Tensor, lam: float) -> Tensor:
+        pair = {"target_b": y.flip(0), "lam": lam}
+        return RF.cross_entropy(x @ w.T, y, **pair) + RF.linear_cross_entropy(x, w, y, **pair)
+
+    compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=True)
+    for rows, classes, features in ((6, 9, 4), (7, 10, 5), (11, 17, 3), (30, 12, 8)):
+        x = torch.randn(rows, features, requires_grad=True)
+        w = torch.randn(classes, features, requires_grad=True)
+        arguments = (x, w, torch.randint(classes, (rows,)), 1 / rows)
+        results = []
+        for function in (step, compiled):
+            loss = function(*arguments)
+            results.append((loss, *torch.autograd.grad(loss, (x, w))))
+        torch.testing.assert_close(*results)
+    assert counter.frame_count <= 2  # a float argument becomes dynamic at its second value
+
+
+def test_compiled_gradients_to_probabilities() -> None:
+    torch._dynamo.reset()
+
+    def step(x: Tensor, w: Tensor, q: Tensor) -> Tensor:
+        return RF.cross_entropy(x @ w.T, q.expand(6, 9)) + RF.linear_cross_entropy(
+            x, w, q.expand(6, 9), linear_bias=q
+        )
+
+    inputs = [tensor.clone().requires_grad_() for tensor in (X, W, torch.rand(9).double())]
+    compiled = torch.compile(step, fullgraph=True)
+    found = torch.autograd.grad(compiled(*inputs), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad(step(*inputs), inputs))
+
+
 def test_compiled_code_cannot_wait() -> None:
     torch._dynamo.reset()
     for function in (
@@ -133,12 +170,12 @@ def test_an_error_in_compiled_code_names_the_row() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
     x, w = X.float().requires_grad_(), W.float().requires_grad_()
-    weight = torch.rand(9)
+    weight, bias = torch.rand(9), torch.rand(9)
     with torch.autocast("cpu", dtype=dtype):
-        logits = F.linear(x, w)
+        logits = F.linear(x, w, bias)
         losses = (
             RF.cross_entropy(logits, Z, weight, label_smoothing=0.1),
-            RF.linear_cross_entropy(x, w, Z, weight=weight, label_smoothing=0.1),
+            RF.linear_cross_entropy(x, w, Z, linear_bias=bias, weight=weight, label_smoothing=0.1),
             F.cross_entropy(logits, Z, weight, label_smoothing=0.1),
         )
     assert logits.dtype == dtype

@@ -146,6 +146,14 @@ def test_ignored_rows_and_bad_targets_count_over_all_chunks() -> None:
         RF.linear_cross_entropy(input, weight, target, options=options)
 
 
+def test_no_features() -> None:
+    input, weight = torch.empty(3, 0, requires_grad=True), torch.empty(4, 0, requires_grad=True)
+    loss = RF.linear_cross_entropy(input, weight, torch.tensor([0, 1, 3]))
+    torch.testing.assert_close(loss, torch.tensor(4.0).log())
+    loss.backward()
+    assert (input.grad.shape, weight.grad.shape) == (input.shape, weight.shape)
+
+
 def test_non_contiguous_operands() -> None:
     input = torch.randn(5, 8, dtype=torch.float64).t().requires_grad_()
     weight = torch.randn(5, 6, dtype=torch.float64).t().requires_grad_()
@@ -170,6 +178,7 @@ ERRORS = {
     "target": (ValueError, r"target of shape \[2\]", (E23, E23, torch.zeros(3).long()), {}),
     "device": (RuntimeError, "device cpu", (E23, E23.to("meta"), torch.zeros(2).long()), {}),
     "list": (TypeError, "got .*list", (E23, E23, [0, 1]), {}),
+    "list-ignored": (TypeError, "got .*list", (E23, E23, [0, 1]), {"ignore_index": 1}),
     "check": (ValueError, "check", (E23, E23, torch.zeros(2).long()), {"check": "async"}),
 }
 

@@ -60,7 +60,6 @@ struct CrossEntropySums {
                  // given where entropy_weight = 0
 };
 
-// a, b: the labels' x - m; any finite number where there is no such label.
 template <class Real>
 REGOPS_HOST_DEVICE Real cross_entropy_regularizers(const CrossEntropySums<Real>& sums,
                                                    Real row_weight, Real z_loss,
@@ -73,6 +72,7 @@ REGOPS_HOST_DEVICE Real cross_entropy_regularizers(const CrossEntropySums<Real>&
   return row_weight * penalty;
 }
 
+// a, b: the labels' x - m; not looked at where there is no such label.
 template <class Real>
 REGOPS_HOST_DEVICE Real cross_entropy_loss(const CrossEntropyTarget<Real>& target,
                                            const CrossEntropySums<Real>& sums, Real weight_sum,

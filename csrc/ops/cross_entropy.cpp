@@ -33,12 +33,12 @@ using Gradients = std::tuple<Tensor, Tensor>;             // of input and target
 // ---- outputs, for every device including Meta ---------------------------------------------------
 
 Tensor empty_reals(const CrossEntropyArguments& a, const CrossEntropyContract& c,
-                   at::IntArrayRef shape) {
-  return at::empty(shape, a.input.options().dtype(c.real));
+                   c10::SymIntArrayRef shape) {
+  return at::empty_symint(shape, a.input.options().dtype(c.real));
 }
 
 Tensor empty_lse(const CrossEntropyArguments& a, const CrossEntropyContract& c) {
-  return a.return_lse ? empty_reals(a, c, c.rows_shape) : empty_reals(a, c, {0});
+  return a.return_lse ? empty_reals(a, c, c.rows_shape) : empty_reals(a, c, {c10::SymInt(0)});
 }
 
 // ---- devices ------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ Gradients cross_entropy_backward(const CrossEntropyArguments& a, const OptionalT
 LossAndLse cross_entropy_meta(const CrossEntropyArguments& a) {
   const CrossEntropyContract c = check_cross_entropy(kName, a);
   const bool rows = c.reduction == Reduction::none;
-  return {empty_reals(a, c, rows ? at::IntArrayRef(c.rows_shape) : at::IntArrayRef()),
+  return {empty_reals(a, c, rows ? c10::SymIntArrayRef(c.rows_shape) : c10::SymIntArrayRef()),
           empty_lse(a, c)};
 }
 
@@ -110,11 +110,17 @@ Gradients cross_entropy_backward_meta(const CrossEntropyArguments& a, const Opti
 
 // ---- the gradient in the logits' memory ---------------------------------------------------------
 
-void check_gives_memory(const Tensor& input) {
-  TORCH_CHECK(!input.is_leaf(),
-              "regops.cross_entropy: expected input that is no leaf with inplace_backward=True: a "
-              "leaf of shape ",
-              input.sizes(), " would lose its values");
+void check_gives_memory(const Tensor& input, const Tensor& target) {
+  TORCH_CHECK(!input.is_leaf() && !(input.is_view() && input._base().is_leaf()),
+              "regops.cross_entropy: expected input that is no leaf, nor a view of one, with "
+              "inplace_backward=True: a leaf of shape ",
+              input.is_leaf() ? input.sizes() : input._base().sizes(), " would lose its values");
+  TORCH_CHECK_VALUE(!input.is_alias_of(target),
+                    "regops.cross_entropy: expected target in memory of its own with "
+                    "inplace_backward=True, got one in that of input");
+  TORCH_CHECK_VALUE(input.storage().resizable(),
+                    "regops.cross_entropy: expected input whose memory is torch's alone with "
+                    "inplace_backward=True, got one shared with NumPy or another library");
   TORCH_CHECK_VALUE(
       input.is_non_overlapping_and_dense() &&
           input.nbytes() == static_cast<size_t>(input.storage().nbytes()),
@@ -168,13 +174,17 @@ using torch::autograd::variable_list;
 
 constexpr int kGradient = kSavedArguments;
 
+bool may_be_read(const Tensor& upstream) { return !upstream.defined() || is_plain(upstream); }
+
 struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   // `input` and `target` are those of the arguments, given apart for autograd to find.
   static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& target,
                                CrossEntropyArguments a) {
-    const bool ready = input.requires_grad() && is_gradient_ready(a);
     a.inplace_backward = a.inplace_backward && is_plain(input) && input.requires_grad();
-    if (a.inplace_backward) check_gives_memory(input);
+    if (a.inplace_backward) check_gives_memory(input, target);
+    // A gradient through lse needs the logits.
+    const bool ready =
+        input.requires_grad() && is_gradient_ready(a) && !(a.inplace_backward && a.return_lse);
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->set_materialize_grads(false);
     Tensor loss, lse, gradient;
@@ -191,7 +201,7 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     if (ready && a.inplace_backward) saved[kInput] = Tensor();  // the logits are no more
     saved.push_back(gradient);
     context->save_for_backward(saved);
-    if (!a.return_lse || (ready && a.inplace_backward)) context->mark_non_differentiable({lse});
+    if (!a.return_lse) context->mark_non_differentiable({lse});
     return {loss, lse};
   }
 
@@ -204,17 +214,21 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
       TORCH_CHECK(a.input.defined(),
                   "regops.cross_entropy: double backward needs the logits, whose memory "
                   "inplace_backward=True gave to their gradient");
-      const auto [loss, lse] = call_composite(a);
-      return differentiable_gradients({loss, lse}, upstream, {a.input, a.target, Tensor()});
+      CrossEntropyArguments apart = a;
+      apart.input = on_its_own(a.input);
+      apart.target = on_its_own(a.target);
+      const auto [loss, lse] = call_composite(apart);
+      return differentiable_gradients({loss, lse}, upstream, {apart.input, apart.target, Tensor()});
     }
     if (saved[kGradient].defined() && !grad_lse.defined()) {
       return {scaled_gradient(saved[kGradient], grad_loss), Tensor(), Tensor()};
     }
-    if (a.inplace_backward) {
-      regops::backward(a, optional(grad_loss), optional(grad_lse), a.input, Tensor());
-      return {take_memory(a.input), Tensor(), Tensor()};
-    }
     const bool target_gradient = context->needs_input_grad(1);
+    if (a.inplace_backward && may_be_read(grad_loss) && may_be_read(grad_lse)) {
+      const Tensor of_target = target_gradient ? at::empty_like(a.target) : Tensor();
+      regops::backward(a, optional(grad_loss), optional(grad_lse), a.input, of_target);
+      return {take_memory(a.input), of_target, Tensor()};
+    }
     const auto [gradient, of_target] = call_backward(a, grad_loss, grad_lse, target_gradient);
     return {gradient, target_gradient ? of_target : Tensor(), Tensor()};
   }

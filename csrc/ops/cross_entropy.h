@@ -26,12 +26,11 @@ struct CrossEntropyArguments {
 
 // What the arguments come to. Throws, naming `op`, where they do not fit together.
 struct CrossEntropyContract {
-  std::vector<int64_t> rows_shape;  // of the unreduced loss and of lse
-  int64_t rows, classes;
+  std::vector<c10::SymInt> rows_shape;  // of the unreduced loss and of lse
+  c10::SymInt rows, classes;            // symbols where a compiler traces with dynamic shapes
   Reduction reduction;
   at::ScalarType real;  // float64 for float64 input, else float32: of loss, lse and all sums
   bool probabilities;   // the target's kind
-  double keep, off;     // the smoothed target is keep x target + off
 };
 CrossEntropyContract check_cross_entropy(const char* op, const CrossEntropyArguments& arguments);
 

@@ -54,19 +54,24 @@ bool is_gradient_ready(const CrossEntropyArguments& a) {
 
 bool is_plain(const Tensor& tensor) {
   using c10::DispatchKey;
-  constexpr c10::DispatchKeySet kStandIns(
-      {DispatchKey::Python, DispatchKey::Functionalize, DispatchKey::FuncTorchBatched});
+  constexpr c10::DispatchKeySet kStandIns({DispatchKey::Python, DispatchKey::Functionalize,
+                                           DispatchKey::FuncTorchBatched, DispatchKey::Batched,
+                                           DispatchKey::Negative, DispatchKey::ZeroTensor});
   return (tensor.is_cpu() || tensor.is_cuda()) && !tensor.key_set().has_any(kStandIns);
 }
 
 Tensor scaled_gradient(const Tensor& gradient, const Tensor& upstream) {
-  if (!is_plain(gradient)) {
+  if (!is_plain(gradient) || !is_plain(upstream)) {
     return (gradient.to(upstream.scalar_type()) * upstream).to(gradient.scalar_type());
   }
   const bool may_come_back = torch::autograd::get_current_graph_task_keep_graph();
   const Tensor result = may_come_back ? gradient.clone() : gradient;
   scale_gradient(result, upstream);
   return result;
+}
+
+Tensor on_its_own(const Tensor& tensor) {
+  return tensor.defined() && tensor.requires_grad() ? tensor.view_as(tensor) : tensor;
 }
 
 variable_list differentiable_gradients(const variable_list& outputs, const variable_list& upstream,

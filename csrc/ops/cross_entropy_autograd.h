@@ -25,14 +25,19 @@ CrossEntropyArguments saved_arguments(torch::autograd::AutogradContext* context,
 // Whether forward may compute the gradient, for backward to scale by one number.
 bool is_gradient_ready(const CrossEntropyArguments& arguments);
 
-// Whether a tensor is memory on a device, not a tracer's or a transform's stand-in for one.
+// Whether a tensor's values are those in its memory: not of a tracer's or a transform's stand-in,
+// nor of a lazy negation or zero.
 bool is_plain(const at::Tensor& tensor);
 
 // A finished gradient times the upstream one, in place unless backward may be asked for again.
 at::Tensor scaled_gradient(const at::Tensor& gradient, const at::Tensor& upstream);
 
+// A view, through which no other argument's gradient passes even where that argument was computed
+// from this one: differentiable_gradients would else count it there as well.
+at::Tensor on_its_own(const at::Tensor& tensor);
+
 // Gradients that can be differentiated in their turn, of each input that is defined and requires
-// grad; undefined for the others.
+// grad; undefined for the others. The inputs are on their own.
 torch::autograd::variable_list differentiable_gradients(
     const torch::autograd::variable_list& outputs, const torch::autograd::variable_list& upstream,
     const torch::autograd::variable_list& inputs);

@@ -11,10 +11,10 @@ namespace {
 
 const char* type_name(const Tensor& tensor) { return c10::toString(tensor.scalar_type()); }
 
-std::vector<int64_t> rows_shape(const Tensor& input) {
-  std::vector<int64_t> shape;
+std::vector<c10::SymInt> rows_shape(const Tensor& input) {
+  std::vector<c10::SymInt> shape;
   for (int64_t d = 0; d < input.dim(); ++d) {
-    if (d != 1 && input.dim() > 1) shape.push_back(input.size(d));
+    if (d != 1 && input.dim() > 1) shape.push_back(input.sym_size(d));
   }
   return shape;
 }
@@ -32,24 +32,25 @@ void check_constant(const char* op, const char* name, const std::optional<Tensor
 }
 
 void check_labels(const char* op, const char* name, const Tensor& labels, const Tensor& input,
-                  at::IntArrayRef shape) {
+                  c10::SymIntArrayRef shape) {
   TORCH_CHECK(labels.scalar_type() == at::kLong || labels.scalar_type() == at::kByte, "regops.", op,
               ": expected ", name,
               " of dtype int64 or uint8, or of a floating-point dtype and the ", "input's shape ",
-              input.sizes(), ", got dtype ", type_name(labels), " and shape ", labels.sizes());
+              input.sym_sizes(), ", got dtype ", type_name(labels), " and shape ",
+              labels.sym_sizes());
   // torch takes one label in a dimension of its own for unbatched input.
-  if (input.dim() == 1 && labels.dim() == 1 && labels.size(0) == 1) return;
-  if (labels.sizes() == shape) return;
-  if (input.dim() > 1 && labels.dim() > 0 && labels.size(0) != input.size(0)) {
+  if (input.dim() == 1 && labels.dim() == 1 && labels.sym_size(0) == 1) return;
+  if (labels.sym_sizes() == shape) return;
+  if (input.dim() > 1 && labels.dim() > 0 && labels.sym_size(0) != input.sym_size(0)) {
     TORCH_CHECK_VALUE(false, "regops.", op, ": expected ", name, " of shape ", shape,
-                      " for input of shape ", input.sizes(), ", got ", labels.sizes());
+                      " for input of shape ", input.sym_sizes(), ", got ", labels.sym_sizes());
   }
   TORCH_CHECK(false, "regops.", op, ": expected ", name, " of shape ", shape,
-              " for input of shape ", input.sizes(), ", got ", labels.sizes());
+              " for input of shape ", input.sym_sizes(), ", got ", labels.sym_sizes());
 }
 
 void check_pair(const char* op, const CrossEntropyArguments& a, bool probabilities,
-                at::IntArrayRef shape) {
+                c10::SymIntArrayRef shape) {
   TORCH_CHECK_VALUE(a.target_b.has_value() == a.lam.has_value(), "regops.", op,
                     ": expected target_b and lam together, got ",
                     a.lam ? "lam alone" : "target_b alone");
@@ -59,11 +60,11 @@ void check_pair(const char* op, const CrossEntropyArguments& a, bool probabiliti
   check_labels(op, "target_b", *a.target_b, a.input, shape);
   TORCH_CHECK_TYPE(a.lam->is_floating_point(), "regops.", op,
                    ": expected lam of a floating-point dtype, got ", type_name(*a.lam));
-  const bool fits = a.lam->dim() == 0 || a.lam->sizes() == shape ||
-                    (a.lam->dim() == 1 && !shape.empty() && a.lam->size(0) == shape[0]);
+  const bool fits = a.lam->dim() == 0 || a.lam->sym_sizes() == shape ||
+                    (a.lam->dim() == 1 && !shape.empty() && a.lam->sym_size(0) == shape[0]);
   TORCH_CHECK_VALUE(fits, "regops.", op, ": expected lam to be a number or of shape ",
                     shape.slice(0, shape.empty() ? 0 : 1), " or ", shape, ", got shape ",
-                    a.lam->sizes());
+                    a.lam->sym_sizes());
   check_device(op, "target_b", a.target_b, a.input);
   check_device(op, "lam", a.lam, a.input, true);
   check_constant(op, "lam", a.lam);
@@ -75,7 +76,7 @@ Reduction check_reduction(const char* op, const CrossEntropyArguments& a) {
                       ": expected reduction \"mean\" with num_items, got \"", a.reduction, "\"");
     TORCH_CHECK_VALUE(a.num_items->dim() == 0, "regops.", op,
                       ": expected num_items to be a number or of shape [], got shape ",
-                      a.num_items->sizes());
+                      a.num_items->sym_sizes());
     check_device(op, "num_items", a.num_items, a.input, true);
     check_constant(op, "num_items", a.num_items);
   }
@@ -119,9 +120,9 @@ CrossEntropyContract check_cross_entropy(const char* op, const CrossEntropyArgum
   CrossEntropyContract c;
   c.rows_shape = rows_shape(a.input);
   c.rows = c10::multiply_integers(c.rows_shape);
-  c.classes = a.input.size(a.input.dim() > 1 ? 1 : 0);
+  c.classes = a.input.sym_size(a.input.dim() > 1 ? 1 : 0);
   c.real = type == at::kDouble ? at::kDouble : at::kFloat;
-  c.probabilities = a.target.sizes() == a.input.sizes() &&
+  c.probabilities = a.target.sym_sizes() == a.input.sym_sizes() &&
                     (a.target.is_floating_point() || a.input.dim() != 1 || c.classes != 1);
   c.reduction = check_reduction(op, a);
   check_target(op, a, c);
@@ -132,16 +133,11 @@ CrossEntropyContract check_cross_entropy(const char* op, const CrossEntropyArgum
               ": expected label_smoothing in [0, 1], got ", a.label_smoothing);
   TORCH_CHECK_VALUE(a.smoothing == "uniform" || a.smoothing == "others", "regops.", op,
                     ": expected smoothing \"uniform\" or \"others\", got \"", a.smoothing, "\"");
-  const double k = static_cast<double>(c.classes);
-  double share = a.label_smoothing;  // of the uniform distribution
-  if (a.smoothing == "others") share *= c.classes > 1 ? k / (k - 1.0) : 0.0;
-  c.keep = 1.0 - share;
-  c.off = share / k;
 
   if (a.weight) {
-    TORCH_CHECK(a.weight->dim() == 1 && a.weight->size(0) == c.classes, "regops.", op,
+    TORCH_CHECK(a.weight->dim() == 1 && a.weight->sym_size(0) == c.classes, "regops.", op,
                 ": expected weight of shape [", c.classes, "], one a class, got ",
-                a.weight->sizes());
+                a.weight->sym_sizes());
     TORCH_CHECK(a.weight->scalar_type() == type || a.weight->scalar_type() == c.real, "regops.", op,
                 ": expected weight of dtype ", c10::toString(c.real), " or of the input's ",
                 type_name(a.input), ", got ", type_name(*a.weight));

@@ -103,12 +103,13 @@ Operands operands(const Tensor& input, const Tensor& probability, const CrossEnt
   if (!lies_in(probability, o.order)) {
     o.probability = empty_dense(probability, o.order).copy_(probability);
   }
-  if (o.probability_gradient.defined() &&
-      o.probability_gradient.strides() != o.probability.strides()) {
-    o.probability_gradient =
-        at::empty_strided(o.probability.sizes(), o.probability.strides(), o.probability.options());
-    if (!lies_in(o.probability_gradient, o.order)) {
-      o.probability_gradient = empty_dense(probability, o.order);
+  if (o.probability_gradient.defined()) {  // of one stride with the probabilities
+    if (!o.probability.is_non_overlapping_and_dense()) {
+      o.probability = empty_dense(probability, o.order).copy_(probability);
+    }
+    if (o.probability_gradient.strides() != o.probability.strides()) {
+      o.probability_gradient = at::empty_strided(o.probability.sizes(), o.probability.strides(),
+                                                 o.probability.options());
     }
   }
   return o;
@@ -132,12 +133,17 @@ Prepared prepare_targets(const CrossEntropyArguments& a, const CrossEntropyContr
   Prepared p;
   CrossEntropyCall& call = p.call;
   call.dtype = dtype_of(a.input);
-  call.outer = c.rows;
-  call.classes = c.classes;
+  call.outer = c.rows.expect_int();
+  call.classes = c.classes.expect_int();
   call.inner = 1;
   call.ignore_index = a.ignore_index;
-  call.keep = c.keep;
-  call.off = c.off;
+  double share = a.label_smoothing;  // of the uniform distribution
+  if (a.smoothing == "others") {
+    const double k = static_cast<double>(call.classes);
+    share *= call.classes > 1 ? k / (k - 1.0) : 0.0;
+  }
+  call.keep = 1.0 - share;
+  call.off = share / static_cast<double>(call.classes);
   call.z_loss = a.z_loss;
   call.entropy_weight = a.entropy_weight;
   p.kept.reserve(8);
@@ -149,7 +155,7 @@ Prepared prepare_targets(const CrossEntropyArguments& a, const CrossEntropyContr
     call.target_b = labels(*a.target_b);
     const Tensor& lam = p.keep(reals(*a.lam, c, a.input));
     call.lam = lam.const_data_ptr();
-    call.rows_per_lam = std::max<int64_t>(c.rows, 1) / std::max<int64_t>(lam.numel(), 1);
+    call.rows_per_lam = std::max<int64_t>(call.outer, 1) / std::max<int64_t>(lam.numel(), 1);
   }
   if (a.weight) call.weight = p.keep(reals(*a.weight, c, a.input)).const_data_ptr();
   return p;
@@ -194,13 +200,14 @@ cpu::CrossEntropyTargets scan_targets(const CrossEntropyCall& call) {
 
 Tensor totals_cpu(const char* op, const CrossEntropyArguments& a, const CrossEntropyContract& c) {
   const Prepared p = prepare_targets(a, c);
-  double divisor = 1.0, weight_sum = static_cast<double>(c.classes);
+  const int64_t classes = p.call.classes;
+  double divisor = 1.0, weight_sum = static_cast<double>(classes);
   cpu::CrossEntropyTargets found;
   if (c.probabilities) {
-    found.weight = static_cast<double>(c.rows);
+    found.weight = static_cast<double>(row_count(p.call));
   } else {
     found = scan_targets(p.call);
-    if (found.bad_row >= 0) throw_bad_target(op, c.classes, found.bad_target, found.bad_row);
+    if (found.bad_row >= 0) throw_bad_target(op, classes, found.bad_target, found.bad_row);
   }
   if (c.reduction == Reduction::mean) {
     divisor = a.num_items ? a.num_items->item().toDouble() : found.weight;
@@ -208,7 +215,7 @@ Tensor totals_cpu(const char* op, const CrossEntropyArguments& a, const CrossEnt
   if (a.weight) {
     weight_sum = for_real(c, [&](auto real) {
       const auto* weight = static_cast<const decltype(real)*>(p.call.weight);
-      return std::accumulate(weight, weight + c.classes, 0.0);
+      return std::accumulate(weight, weight + classes, 0.0);
     });
   }
   const Tensor totals = at::empty({2}, a.input.options().dtype(c.real));
@@ -269,15 +276,15 @@ void run_cpu(const CrossEntropyCall& call, Order order) {
 
 void check_targets(const char* op, const CrossEntropyArguments& a, const CrossEntropyContract& c) {
   if (c.probabilities || a.input.is_cpu()) return;
+  const int64_t classes = c.classes.expect_int();
   for (const auto& labels : {std::optional<Tensor>(a.target), a.target_b}) {
     if (!labels) continue;
     const Tensor flat = labels->reshape({-1}).to(at::kLong);
-    const Tensor bad = (flat.lt(0).logical_or_(flat.ge(c.classes)))
-                           .logical_and_(flat.ne(a.ignore_index))
-                           .nonzero();
+    const Tensor bad =
+        (flat.lt(0).logical_or_(flat.ge(classes))).logical_and_(flat.ne(a.ignore_index)).nonzero();
     if (bad.numel() == 0) continue;
     const int64_t row = bad[0].item<int64_t>();
-    throw_bad_target(op, c.classes, flat[row].item<int64_t>(), row);
+    throw_bad_target(op, classes, flat[row].item<int64_t>(), row);
   }
 }
 
@@ -301,7 +308,8 @@ Tensor cross_entropy_totals(const char* op, const CrossEntropyArguments& a,
 
 void run_cross_entropy(const CrossEntropyArguments& a, const CrossEntropyContract& c,
                        const CrossEntropyPass& pass) {
-  if (c.rows == 0 || c.classes == 0) {
+  const int64_t rows = c.rows.expect_int();
+  if (rows == 0 || c.classes == 0) {
     if (pass.loss.defined()) pass.loss.zero_();  // of rows without a class: only ignored ones
     if (pass.lse.defined()) pass.lse.fill_(-std::numeric_limits<double>::infinity());
     return;
@@ -315,7 +323,7 @@ void run_cross_entropy(const CrossEntropyArguments& a, const CrossEntropyContrac
   call.outer = o.order == Order::columns && a.input.dim() == 2 ? 1
                : a.input.dim() > 1                             ? a.input.size(0)
                                                                : 1;
-  call.inner = c.rows / call.outer;
+  call.inner = rows / call.outer;
   call.input = o.input.const_data_ptr();
   call.input_strides = strides(o.input);
   if (o.gradient.defined()) {

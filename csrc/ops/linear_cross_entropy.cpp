@@ -32,10 +32,8 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of the above, 
 
 // The linear layer, and cross-entropy's own contract on the logits that it would make.
 struct Contract {
-  std::vector<int64_t> logits_shape;  // batched: [N, C, d...]
   CrossEntropyArguments logits;  // arguments on a stand-in for all logits: one element, expanded
   CrossEntropyContract loss;
-  int64_t chunk_rows;
 };
 
 // Logits of a chunk. The three products want some hundred rows to run at full speed; more only cost
@@ -61,19 +59,19 @@ Contract check(const CrossEntropyArguments& a, const Tensor& linear_weight,
               ": expected input with dimensionality 1 or 2, got ", input.dim());
   TORCH_CHECK(linear_weight.dim() >= 2, "regops.", kName,
               ": expected linear_weight with dimensionality at least 2, got ", linear_weight.dim());
-  TORCH_CHECK(input.size(-1) == linear_weight.size(-1), "regops.", kName,
+  TORCH_CHECK(input.sym_size(-1) == linear_weight.sym_size(-1), "regops.", kName,
               ": expected equal input and linear_weight last dimensions (in_features), got ",
-              input.size(-1), " and ", linear_weight.size(-1), ", respectively");
-  const at::IntArrayRef features = linear_weight.sizes().slice(0, linear_weight.dim() - 1);
-  TORCH_CHECK(!linear_bias || linear_bias->sizes() == features, "regops.", kName,
+              input.sym_size(-1), " and ", linear_weight.sym_size(-1), ", respectively");
+  const c10::SymIntArrayRef features = linear_weight.sym_sizes().slice(0, linear_weight.dim() - 1);
+  TORCH_CHECK(!linear_bias || linear_bias->sym_sizes() == features, "regops.", kName,
               ": expected linear_bias shape (", c10::Join(", ", features),
               features.size() == 1 ? ",)" : ")", ", got (",
-              linear_bias ? c10::Join(", ", linear_bias->sizes()) : "",
+              linear_bias ? c10::Join(", ", linear_bias->sym_sizes()) : "",
               linear_bias && linear_bias->dim() == 1 ? ",)" : ")");
   TORCH_CHECK(input.dim() == 2 || features.size() == 1, "regops.", kName,
               ": K-dimensional loss defined by linear_weight shape (",
-              c10::Join(", ", linear_weight.sizes()), ") requires batched input, (N, ",
-              input.size(-1), "), got unbatched input with shape (", input.size(0), ",)");
+              c10::Join(", ", linear_weight.sym_sizes()), ") requires batched input, (N, ",
+              input.sym_size(-1), "), got unbatched input with shape (", input.sym_size(0), ",)");
   for (const Tensor& tensor : {linear_weight, linear_bias.value_or(linear_weight)}) {
     TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "regops.", kName,
                 ": expected linear_weight and linear_bias of the input's dtype ",
@@ -86,15 +84,11 @@ Contract check(const CrossEntropyArguments& a, const Tensor& linear_weight,
                     ": expected a positive number of rows a chunk, got ", asked_rows);
 
   Contract c;
-  std::vector<int64_t> shape = features.vec();
-  if (input.dim() == 2) shape.insert(shape.begin(), input.size(0));
+  std::vector<c10::SymInt> shape = features.vec();
+  if (input.dim() == 2) shape.insert(shape.begin(), input.sym_size(0));
   c.logits = a;
-  c.logits.input = at::empty({1}, input.options()).expand(shape);
+  c.logits.input = at::empty({1}, input.options()).expand_symint(shape);
   c.loss = check_cross_entropy(kName, c.logits);
-  c.logits_shape = shape;
-  if (input.dim() == 1) c.logits_shape.insert(c.logits_shape.begin(), 1);
-  const int64_t row_size = c10::multiply_integers(features);
-  c.chunk_rows = chunk_rows(input, c.logits_shape[0], row_size, asked_rows);
   return c;
 }
 
@@ -157,25 +151,26 @@ Tensor rows_of(const Tensor& tensor, int64_t begin, int64_t count) {
 }
 
 Found run(const CrossEntropyArguments& a, const Tensor& linear_weight,
-          const OptionalTensor& linear_bias, const Contract& c, const Wanted& wanted) {
+          const OptionalTensor& linear_bias, const Contract& c, int64_t asked_rows,
+          const Wanted& wanted) {
   const bool batched = a.input.dim() == 2;
   const auto batch = [&](const Tensor& tensor) {
     return batched || !tensor.defined() ? tensor : tensor.unsqueeze(0);
   };
-  const int64_t rows = c.logits_shape[0];
   const Tensor input = batch(a.input);
-  const Tensor weight = linear_weight.reshape({-1, linear_weight.size(-1)});
+  const int64_t rows = input.size(0);
+  const Tensor weight = linear_weight.flatten(0, -2);
   const Tensor bias = linear_bias ? linear_bias->reshape({-1}) : Tensor();
   const auto reals = a.input.options().dtype(c.loss.real);
-  const bool one_chunk = c.chunk_rows >= rows;
+  const int64_t most_rows = chunk_rows(input, rows, weight.size(0), asked_rows);
+  const bool one_chunk = most_rows >= rows;
 
   Found found;
   CrossEntropyPass whole;
   whole.totals = cross_entropy_totals(kName, c.logits, c.loss);
   if (wanted.loss) {
-    whole.loss = at::empty(c.loss.rows_shape, reals);
-    found.lse =
-        at::empty(a.return_lse ? at::IntArrayRef(c.loss.rows_shape) : at::IntArrayRef({0}), reals);
+    whole.loss = at::empty_symint(c.loss.rows_shape, reals);
+    found.lse = a.return_lse ? at::empty_like(whole.loss) : at::empty({0}, reals);
     if (a.return_lse) whole.lse = found.lse;
   }
   const bool any = wanted.gradients[0] || wanted.gradients[1] || wanted.gradients[2];
@@ -187,13 +182,11 @@ Found run(const CrossEntropyArguments& a, const Tensor& linear_weight,
   found.target =
       wanted.target_gradient ? whole.target_gradient : at::empty({0}, a.target.options());
   Accumulator of_weight(weight, wanted.gradients[1], one_chunk, c.loss.real);
-  Accumulator of_bias(bias.defined() ? bias : weight.select(1, 0), wanted.gradients[2], false,
-                      c.loss.real);
+  Accumulator of_bias(bias.defined() ? bias : weight, wanted.gradients[2], false, c.loss.real);
 
-  const Tensor buffer =
-      at::empty({std::min(c.chunk_rows, rows), weight.size(0)}, a.input.options());
-  for (int64_t begin = 0; begin < rows; begin += c.chunk_rows) {
-    const int64_t n = std::min(c.chunk_rows, rows - begin);
+  const Tensor buffer = at::empty({std::min(most_rows, rows), weight.size(0)}, a.input.options());
+  for (int64_t begin = 0; begin < rows; begin += most_rows) {
+    const int64_t n = std::min(most_rows, rows - begin);
     const auto part = [&](const Tensor& tensor) {
       return tensor.defined() ? rows_of(batch(tensor), begin, n) : tensor;
     };
@@ -201,8 +194,9 @@ Found run(const CrossEntropyArguments& a, const Tensor& linear_weight,
     Tensor logits = buffer.narrow(0, 0, n);
     bias.defined() ? at::addmm_out(logits, bias, x, weight.t()) : at::mm_out(logits, x, weight.t());
 
-    std::vector<int64_t> shape = c.logits_shape;
-    shape[0] = n;
+    std::vector<int64_t> shape = linear_weight.sizes().vec();
+    shape.pop_back();
+    shape.insert(shape.begin(), n);
     CrossEntropyArguments chunk = c.logits;
     chunk.input = logits.view(shape);
     const auto labels = [&](const Tensor& tensor) {  // an unbatched one may have a batch of its own
@@ -247,8 +241,8 @@ LossAndLse linear_cross_entropy(const CrossEntropyArguments& a, const Tensor& li
                                 const OptionalTensor& linear_bias, int64_t chunk_rows) {
   Wanted wanted;
   wanted.loss = true;
-  const Found found =
-      run(a, linear_weight, linear_bias, check(a, linear_weight, linear_bias, chunk_rows), wanted);
+  const Found found = run(a, linear_weight, linear_bias,
+                          check(a, linear_weight, linear_bias, chunk_rows), chunk_rows, wanted);
   return {found.loss, found.lse};
 }
 
@@ -259,8 +253,8 @@ WithGradients linear_cross_entropy_with_gradients(const CrossEntropyArguments& a
   Wanted wanted;
   wanted.loss = true;
   wanted.gradients = mask;
-  const Found found =
-      run(a, linear_weight, linear_bias, check(a, linear_weight, linear_bias, chunk_rows), wanted);
+  const Found found = run(a, linear_weight, linear_bias,
+                          check(a, linear_weight, linear_bias, chunk_rows), chunk_rows, wanted);
   return {found.loss, found.lse, found.input, found.linear_weight, found.linear_bias};
 }
 
@@ -275,7 +269,7 @@ Gradients linear_cross_entropy_backward(const CrossEntropyArguments& a, const Te
   wanted.upstream_loss =
       grad_loss ? *grad_loss : at::zeros({}, a.input.options().dtype(c.loss.real));
   if (grad_lse) wanted.upstream_lse = *grad_lse;
-  const Found found = run(a, linear_weight, linear_bias, c, wanted);
+  const Found found = run(a, linear_weight, linear_bias, c, chunk_rows, wanted);
   return {found.input, found.linear_weight, found.linear_bias, found.target};
 }
 
@@ -284,13 +278,14 @@ LossAndLse linear_cross_entropy_meta(const CrossEntropyArguments& a, const Tenso
   const Contract c = check(a, linear_weight, linear_bias, chunk_rows);
   const auto reals = a.input.options().dtype(c.loss.real);
   const auto empty_rows = [&](bool rows, at::IntArrayRef otherwise) {
-    return at::empty(rows ? at::IntArrayRef(c.loss.rows_shape) : otherwise, reals);
+    return rows ? at::empty_symint(c.loss.rows_shape, reals) : at::empty(otherwise, reals);
   };
   return {empty_rows(c.loss.reduction == Reduction::none, {}), empty_rows(a.return_lse, {0})};
 }
 
 Tensor empty_gradient(const Tensor& like, bool wanted) {
-  return wanted ? at::empty(like.sizes(), like.options()) : at::empty({0}, like.options());
+  return wanted ? at::empty_symint(like.sym_sizes(), like.options())
+                : at::empty({0}, like.options());
 }
 
 WithGradients linear_cross_entropy_with_gradients_meta(const CrossEntropyArguments& a,
@@ -388,10 +383,14 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
     const Tensor& linear_weight = saved[kLinearWeight];
     const OptionalTensor linear_bias = optional(saved[kLinearBias]);
     if (at::GradMode::is_enabled()) {  // create_graph=True
-      const auto [loss, lse] = call_composite(a, linear_weight, linear_bias);
+      CrossEntropyArguments apart = a;
+      apart.input = on_its_own(a.input);
+      apart.target = on_its_own(a.target);
+      const Tensor weight = on_its_own(linear_weight);
+      const Tensor bias = on_its_own(saved[kLinearBias]);
+      const auto [loss, lse] = call_composite(apart, weight, optional(bias));
       return differentiable_gradients(
-          {loss, lse}, upstream,
-          {a.input, linear_weight, linear_bias.value_or(Tensor()), a.target, Tensor(), Tensor()});
+          {loss, lse}, upstream, {apart.input, weight, bias, apart.target, Tensor(), Tensor()});
     }
     const Mask mask = {context->needs_input_grad(0), context->needs_input_grad(1),
                        linear_bias && context->needs_input_grad(2)};

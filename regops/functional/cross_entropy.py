@@ -83,7 +83,8 @@ def cross_entropy(
     With lp = log_softmax(input), q the target smoothed by e = `label_smoothing`, and class weights
     w, a row's loss is l = -sum_c w_c q_c lp_c, where q = (1 - e) onehot + e / C. The logits are
     read once and their gradient is written once, during forward if they require grad; backward
-    multiplies it by the upstream gradient, which is free where that is 1.
+    multiplies it by the upstream gradient, which is free where that is 1. With reduction "none", in
+    float16 and where the target requires grad, backward reads the logits again instead.
 
     `torch.nn.functional.cross_entropy` with these differences:
 
@@ -95,8 +96,9 @@ def cross_entropy(
         input: Logits of shape (C), (N, C) or (N, C, d1, ...) and any strides; float64, float32,
             bfloat16 or float16.
         target: Class indices in [0, C) of shape (), (N) or (N, d1, ...), int64 or uint8; or class
-            probabilities of the input's shape, of its dtype or float32, which may require grad.
-        weight: Weight of each class, (C), of the input's dtype or float32. A constant.
+            probabilities of the input's shape, of its dtype or, beside bfloat16 and float16,
+            float32, which may require grad.
+        weight: Weight of each class, (C), of one of the same dtypes. A constant.
         ignore_index: Rows with this class index add nothing to loss or gradient.
         reduction: "none"; "sum"; or "mean": the sum over the rows' weights (of probabilities: over
             the number of rows). nan where that is 0.
@@ -117,10 +119,12 @@ def cross_entropy(
             int or a tensor of shape (), which may stay on the device.
         return_lse: Return (loss, lse), with lse of the target's shape, differentiable.
         inplace_backward: Let the gradient take the memory of `input`, so that none is allocated.
-            From then on (the call itself, or with reduction "none" and float16 its backward) a use
-            of `input` or of a view of it raises a RuntimeError. Input must then be no leaf and fill
-            its storage. No double backward. Without effect where no gradient is asked for, in
-            compiled code (where the compiler plans the memory) and under `torch.func`.
+            From then on (the call itself, or its backward with reduction "none", float16,
+            `return_lse` or a target that requires grad) a use of `input` or of a view of it raises
+            a RuntimeError. Input must then be no leaf nor a view of one, fill its storage and
+            share it with no other library. No double backward. Without effect where no gradient
+            is asked for, in compiled code (where the compiler plans the memory) and under
+            `torch.func`.
         check: "sync" waits for the device to raise the IndexError that the CPU always raises. By
             default a row on the device whose target is out of range is nan, in loss and gradient.
             Not in compiled code.
@@ -133,7 +137,7 @@ def cross_entropy(
         IndexError: a class index is neither in [0, C) nor `ignore_index`, at the row named.
         ValueError: a batch size, `lam`, `num_items` or the name of a mode does not fit.
         RuntimeError: another shape, or a dtype or device, does not fit; `label_smoothing` is
-            outside [0, 1]; `weight` or `lam` requires grad.
+            outside [0, 1]; `weight`, `lam` or `num_items` requires grad.
 
     Under `torch.func` transforms and forward-mode AD a composite of PyTorch's ops takes over, with
     nan for a target out of range; it also serves double backward.
@@ -223,6 +227,8 @@ def as_tensor(number: float | Tensor | None, input: Tensor) -> Tensor | None:
     if number is None or isinstance(number, Tensor) or not isinstance(input, Tensor):
         return number
     real = torch.promote_types(input.dtype, torch.float32)
+    if torch.compiler.is_compiling():  # each number would be a constant of torch.full, recompiled
+        return torch.ones((), dtype=real, device=input.device) * number
     return torch.full((), number, dtype=real, device=input.device)
 
 

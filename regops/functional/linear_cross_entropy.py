@@ -174,7 +174,7 @@ def linear_cross_entropy(
         False,
         linear_weight,
         linear_bias,
-        getattr(options, "batch_chunk_size", None) or 0,
+        0 if options is None else options.batch_chunk_size or 0,
     )
     if torch.compiler.is_compiling():
         if check is not None:
@@ -216,7 +216,10 @@ def _ignored(ignore_index: int | None, input: Tensor, linear_weight: Tensor, tar
     """The index that the op takes: as in torch, None is -100, and none goes with probabilities."""
     if ignore_index is None:
         return -100
-    if target.shape == (*input.shape[:-1], *linear_weight.shape[:-1]):
+    if isinstance(target, Tensor) and target.shape == (
+        *input.shape[:-1],
+        *linear_weight.shape[:-1],
+    ):
         raise RuntimeError(
             "regops.linear_cross_entropy: ignore_index cannot be specified when target contains "
             "probabilities"

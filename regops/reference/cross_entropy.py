@@ -112,6 +112,7 @@ def cross_entropy(
         result = loss.sum()
     else:
         result = loss.sum() / (omega.sum() if num_items is None else num_items)
+        result = result.to(x.dtype)  # which a num_items of shape () and float64 would widen
     if not return_lse:
         return result
     return result, converted.logsumexp(0 if unbatched else 1)
