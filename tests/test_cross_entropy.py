@@ -227,13 +227,13 @@ def test_bad_targets_are_named_before_anything_is_written(bad: int, row: int) ->
     leaf = torch.randn(20001, 5, requires_grad=True)
     target = labels((20001, 5))
     target[row] = bad
-    message = rf"regops.cross_entropy: expected target in \[0, 5\), got {bad} at row {row}"
+    message = rf"in \[0, 5\), got {bad} at row {row}"
     logits = leaf * 1
     before = logits.detach().clone()
-    with pytest.raises(IndexError, match=message):
+    with pytest.raises(IndexError, match=f"regops.cross_entropy: expected target {message}"):
         RF.cross_entropy(logits, target, inplace_backward=True)
     assert torch.equal(logits, before)
-    with pytest.raises(IndexError, match=message):
+    with pytest.raises(IndexError, match=f"regops.cross_entropy: expected target_b {message}"):
         RF.cross_entropy(leaf, labels((20001, 5)), target_b=target, lam=0.5)
 
 
@@ -591,9 +591,23 @@ ERRORS = {
     ),
     "num-items-sum": (ValueError, 'reduction "mean"', (X, Y), {"num_items": 3, "reduction": "sum"}),
     "num-items-shape": (ValueError, "num_items", (X, Y), {"num_items": torch.ones(3)}),
+    "lam-number": (ValueError, r"lam in \[0, 1\], got 2.0", (X, Y), {"target_b": Y, "lam": 2.0}),
+    "lam-nan": (ValueError, r"lam in \[0, 1\], got nan", (X, Y), {"target_b": Y, "lam": NAN}),
+    "lam-array": (TypeError, "lam to be", (X, Y), {"target_b": Y, "lam": np.ones(3)}),
+    "num-items-negative": (ValueError, "num_items of at least 0", (X, Y), {"num_items": -1}),
+    "num-items-bool": (TypeError, "num_items to be a number", (X, Y), {"num_items": True}),
+    "z-loss": (ValueError, "finite z_loss, got nan", (X, Y), {"z_loss": NAN}),
+    "entropy": (ValueError, "finite entropy_weight, got inf", (X, Y), {"entropy_weight": INF}),
+    "size-average": (TypeError, "size_average", (X, Y, None, True), {}),
     "check": (ValueError, 'got "async"', (X, Y), {"check": "async"}),
     "device": (RuntimeError, "on the input's device", (X, Y.to("meta")), {}),
-    "list": (TypeError, "got .*list", (X, [0, 1, 2]), {}),
+    "list": (TypeError, "cross_entropy: expected target: Tensor, got list$", (X, [0, 1, 2]), {}),
+    "none": (
+        TypeError,
+        "expected label_smoothing: float, got NoneType$",
+        (X, Y),
+        {"label_smoothing": None},
+    ),
     "input-list": (TypeError, "got .*list", ([0.0], Y), {"lam": 0.5}),
 }
 
@@ -632,6 +646,8 @@ def test_module() -> None:
         ({"reduction": "avg"}, ValueError),
         ({"smoothing": "other"}, ValueError),
         ({"label_smoothing": 2.0}, RuntimeError),
+        ({"ignore_index": True}, TypeError),
+        ({"ignore_index": Y}, TypeError),
     ],
 )
 def test_module_refuses_what_the_function_would(

@@ -196,10 +196,14 @@ def _leaf() -> Tensor:
             "regops.dropout: expected a strided input, got",
         ),
         (lambda: regops.random.key(1.5), TypeError, "seed of type int, got float"),
-        (lambda: RF.dropout([1.0]), TypeError, "got (input: list, p: float"),
-        (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "got (input: Tensor, p: str"),
+        (lambda: RF.dropout([1.0]), TypeError, "expected input: Tensor, got list"),
+        (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "expected p: float, got str"),
         (lambda: RF.dropout(torch.ones(3), key=torch.ones(2)), TypeError, "got torch.float32"),
-        (lambda: RF.dropout(torch.ones(3), key=7), TypeError, "key: int"),
+        (
+            lambda: RF.dropout(torch.ones(3), key=7),
+            TypeError,
+            "expected key: Tensor | None, got int",
+        ),
         (
             lambda: RF.dropout(torch.ones(3), key=torch.ones(3, dtype=torch.int64)),
             ValueError,

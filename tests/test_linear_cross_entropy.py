@@ -75,7 +75,7 @@ def test_is_the_layer_then_the_loss(
             assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("which", itertools.product([False, True], repeat=3), ids=str)
+@pytest.mark.parametrize("which", list(itertools.product([False, True], repeat=3)), ids=str)
 def test_only_the_gradients_asked_for(which: tuple[bool, bool, bool]) -> None:
     input, weight, bias, target = problem((8,), (), False, torch.float64)
     tensors = [

@@ -37,6 +37,7 @@ CrossEntropyTargets targets_of(const CrossEntropyCall& call, int64_t begin, int6
         if (static_cast<uint64_t>(target[row]) < classes) continue;
         found.bad_row = row;
         found.bad_target = target[row];
+        found.bad_is_b = target == call.target_b;
         return found;
       }
     }

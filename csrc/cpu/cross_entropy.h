@@ -13,6 +13,7 @@ struct CrossEntropyTargets {
   double weight = 0.0;     // the sum of the rows' weights (omega), ignored rows counting 0
   int64_t bad_row = -1;    // the first row whose target is neither a class nor ignored, and that
   int64_t bad_target = 0;  // target
+  bool bad_is_b = false;   // of a pair's second targets
 };
 
 // Reads the targets of rows [begin, end).

@@ -1,4 +1,7 @@
 // The contract of cross-entropy: every check that needs no look at the data, for every device.
+#include <cmath>
+#include <utility>
+
 #include <ATen/core/grad_mode.h>
 
 #include "ops/cross_entropy.h"
@@ -129,6 +132,11 @@ CrossEntropyContract check_cross_entropy(const char* op, const CrossEntropyArgum
   check_device(op, "target", a.target, a.input);
   check_pair(op, a, c.probabilities, c.rows_shape);
 
+  for (const auto& [name, value] :
+       {std::pair("z_loss", a.z_loss), std::pair("entropy_weight", a.entropy_weight)}) {
+    TORCH_CHECK_VALUE(std::isfinite(value), "regops.", op, ": expected a finite ", name, ", got ",
+                      value);
+  }
   TORCH_CHECK(a.label_smoothing >= 0.0 && a.label_smoothing <= 1.0, "regops.", op,
               ": expected label_smoothing in [0, 1], got ", a.label_smoothing);
   TORCH_CHECK_VALUE(a.smoothing == "uniform" || a.smoothing == "others", "regops.", op,

@@ -187,14 +187,16 @@ cpu::CrossEntropyTargets scan_targets(const CrossEntropyCall& call) {
     if (all.bad_row < 0 && part.bad_row >= 0) {
       all.bad_row = part.bad_row;
       all.bad_target = part.bad_target;
+      all.bad_is_b = part.bad_is_b;
     }
   }
   return all;
 }
 
-[[noreturn]] void throw_bad_target(const char* op, int64_t classes, int64_t target, int64_t row) {
-  TORCH_CHECK_INDEX(false, "regops.", op, ": expected target in [0, ", classes, "), got ", target,
-                    " at row ", row);
+[[noreturn]] void throw_bad_target(const char* op, int64_t classes, int64_t target, int64_t row,
+                                   bool is_b) {
+  TORCH_CHECK_INDEX(false, "regops.", op, ": expected ", is_b ? "target_b" : "target", " in [0, ",
+                    classes, "), got ", target, " at row ", row);
   __builtin_unreachable();
 }
 
@@ -207,7 +209,9 @@ Tensor totals_cpu(const char* op, const CrossEntropyArguments& a, const CrossEnt
     found.weight = static_cast<double>(row_count(p.call));
   } else {
     found = scan_targets(p.call);
-    if (found.bad_row >= 0) throw_bad_target(op, classes, found.bad_target, found.bad_row);
+    if (found.bad_row >= 0) {
+      throw_bad_target(op, classes, found.bad_target, found.bad_row, found.bad_is_b);
+    }
   }
   if (c.reduction == Reduction::mean) {
     divisor = a.num_items ? a.num_items->item().toDouble() : found.weight;
@@ -277,14 +281,15 @@ void run_cpu(const CrossEntropyCall& call, Order order) {
 void check_targets(const char* op, const CrossEntropyArguments& a, const CrossEntropyContract& c) {
   if (c.probabilities || a.input.is_cpu()) return;
   const int64_t classes = c.classes.expect_int();
-  for (const auto& labels : {std::optional<Tensor>(a.target), a.target_b}) {
+  for (const bool is_b : {false, true}) {
+    const auto& labels = is_b ? a.target_b : std::optional<Tensor>(a.target);
     if (!labels) continue;
     const Tensor flat = labels->reshape({-1}).to(at::kLong);
     const Tensor bad =
         (flat.lt(0).logical_or_(flat.ge(classes))).logical_and_(flat.ne(a.ignore_index)).nonzero();
     if (bad.numel() == 0) continue;
     const int64_t row = bad[0].item<int64_t>();
-    throw_bad_target(op, classes, flat[row].item<int64_t>(), row);
+    throw_bad_target(op, classes, flat[row].item<int64_t>(), row, is_b);
   }
 }
 

@@ -1,4 +1,7 @@
-"""The ops as functions: torch's names, argument order and defaults; extras are keyword-only."""
+"""The ops as functions: torch's names and defaults, and its order of all arguments still in use.
+
+Extras are keyword-only.
+"""
 
 from regops.functional.cross_entropy import cross_entropy
 from regops.functional.dropout import dropout

@@ -172,13 +172,14 @@ def cross_entropy(
             check=check,
         )
         return overridden
+    check_ignore_index("cross_entropy", ignore_index)
     arguments = (
         input,
         target,
         weight,
         target_b,
-        as_tensor(lam, input),
-        as_tensor(num_items, input),
+        as_tensor("cross_entropy", "lam", lam, input),
+        as_tensor("cross_entropy", "num_items", num_items, input),
         ignore_index,
         reduction,
         label_smoothing,
@@ -222,14 +223,35 @@ def cross_entropy(
     return (loss, lse) if return_lse else loss
 
 
-def as_tensor(number: float | Tensor | None, input: Tensor) -> Tensor | None:
-    """A number as a tensor made on the input's device: a copy to it would wait for the device."""
+def as_tensor(op: str, name: str, number: float | Tensor | None, input: Tensor) -> Tensor | None:
+    """A number as a tensor made on the input's device: a copy to it would wait for the device.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is nan or negative or, of `lam`, larger than 1. Of tensors this is not asked,
+            which would wait for the device.
+    """
     if number is None or isinstance(number, Tensor) or not isinstance(input, Tensor):
         return number
     real = torch.promote_types(input.dtype, torch.float32)
     if torch.compiler.is_compiling():  # each number would be a constant of torch.full, recompiled
         return torch.ones((), dtype=real, device=input.device) * number
+    if not isinstance(number, (int, float)) or isinstance(number, bool):
+        kind = type(number).__name__
+        raise TypeError(f"regops.{op}: expected {name} to be a number or a tensor, got {kind}")
+    if not 0 <= number <= (1 if name == "lam" else float("inf")):
+        bounds = "in [0, 1]" if name == "lam" else "of at least 0"
+        raise ValueError(f"regops.{op}: expected {name} {bounds}, got {number}")
     return torch.full((), number, dtype=real, device=input.device)
+
+
+def check_ignore_index(op: str, ignore_index: object) -> None:
+    """Refuses torch's deprecated `size_average`, which has this position in its signature."""
+    if isinstance(ignore_index, bool):
+        raise TypeError(
+            f"regops.{op}: expected ignore_index: int, got bool; size_average and reduce are not "
+            "taken, use reduction"
+        )
 
 
 def _composite(

@@ -7,10 +7,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 import regops.functional as RF
+from regops.functional.cross_entropy import check_ignore_index
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss` by `regops.functional.cross_entropy`; also of torch's class.
+
+    The deprecated `size_average` and `reduce` are not taken.
 
     Args:
         weight: Weight of each class, (C), of the logits' dtype or float32.
@@ -45,6 +48,12 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         entropy_weight: float = 0.0,
         inplace_backward: bool = False,
     ) -> None:
+        check_ignore_index("nn.CrossEntropyLoss", ignore_index)
+        if not isinstance(ignore_index, int):
+            raise TypeError(
+                "regops.nn.CrossEntropyLoss: expected ignore_index: int, got "
+                f"{type(ignore_index).__name__}; logits and target are for the call of the module"
+            )
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(
                 'regops.nn.CrossEntropyLoss: expected reduction "none", "mean" or "sum", got '
