@@ -23,7 +23,7 @@ from bench.summary import Row, Summary, read, summarize, write
 
 HEADINGS = (
     "op", "device", "direction", "dtype", "size", "regops", "vs eager", "vs compile",
-    "vs copy", "GB/s", "state, eager > regops",
+    "vs copy", "GB/s", "state, eager → regops",
 )  # fmt: skip
 _TEXT_COLUMNS = 5
 # Where op and device stand in a title, a table begins here.
@@ -46,7 +46,7 @@ def cells(row: Row) -> list[str]:
         *(_times(row.speedup(rival)) for rival in ("eager", "compile")),
         copy,
         f"{row.gb_per_s('regops'):.3g}" if timed else "-",
-        " > ".join(_size(row.state.get(name)) for name in ("eager", "regops")),
+        " → ".join(_size(row.state.get(name)) for name in ("eager", "regops")),
     ]
 
 

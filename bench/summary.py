@@ -113,7 +113,8 @@ def summarize(benchmark: Mapping[str, Any], end_to_end: dict[str, Any] | None) -
         row.median[provider] = _four_digits(stats["median"])
         row.iqr[provider] = _four_digits(stats["iqr"])
         row.rounds[provider] = stats["rounds"]
-        if facts["forward_peak_bytes"] is not None:
+        # Inference keeps nothing: what was measured is of calls that record a graph.
+        if facts["forward_peak_bytes"] is not None and row.direction != "inference":
             row.peak[provider] = facts["forward_peak_bytes"]
             row.state[provider] = facts["forward_to_backward_bytes"]
             row.full_peak[provider] = facts["full_peak_bytes"]

@@ -119,6 +119,7 @@ struct TileKernel {
       }
     }
 
+    const bool wanted = call.gradient != nullptr || of_probability;
     TileGradient<Real> lanes = {};
     Real of_a[kTileRows], of_b[kTileRows];
     for (int r = 0; r < kTileRows; ++r) {
@@ -126,9 +127,10 @@ struct TileKernel {
       lanes.counts[r / kLanes<Real>][r % kLanes<Real>] = counts;
       if (r >= count) continue;
       if (skipped) all[r] = {};
-      const CrossEntropySums<double> sums = finished(all[r], call.entropy_weight);
+      const CrossEntropySums<double> sums = finished<Real>(all[r], call.entropy_weight);
       write_loss<Real>(call, scalars, first_row + r, rows[r], all[r], sums,
                        rows[r].a >= 0 ? x_a[r] : Real(0), rows[r].b >= 0 ? x_b[r] : Real(0));
+      if (!wanted) continue;
       const CrossEntropyRowGradient of_row = row_gradient(call, rows[r], all[r], sums);
       lanes.of_e[r] = static_cast<Real>(of_row.of_e);
       lanes.of_e_lp[r] = static_cast<Real>(of_row.of_e_lp);
@@ -139,7 +141,7 @@ struct TileKernel {
       of_a[r] = static_cast<Real>(of_row.of_a);
       of_b[r] = static_cast<Real>(of_row.of_b);
     }
-    if (call.gradient == nullptr && !of_probability) return;
+    if (!wanted) return;
 
     const TilePlace gradients = place(call.gradient_strides, first_row, count, columns);
     const bool from_logits = call.classes > step || call.entropy_weight != 0.0 || of_probability;

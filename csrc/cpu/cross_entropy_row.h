@@ -30,11 +30,20 @@ static inline double value_at(const void* array, int64_t i, double absent) {
 // Scalars of the call.
 struct CrossEntropyScalars {
   double weight_sum, over_divisor;
+  bool one_target;  // all rows that count have the same, but for the label:
+  CrossEntropyTarget<double> target;
 };
 
 template <class Real>
 static inline CrossEntropyScalars cross_entropy_scalars(const CrossEntropyCall& call) {
-  return {value_at<Real>(call.totals, 1, 0.0), 1.0 / value_at<Real>(call.totals, 0, 1.0)};
+  CrossEntropyScalars scalars;
+  scalars.weight_sum = value_at<Real>(call.totals, 1, 0.0);
+  scalars.over_divisor = 1.0 / value_at<Real>(call.totals, 0, 1.0);
+  scalars.one_target =
+      call.probability == nullptr && call.weight == nullptr && call.target_b == nullptr;
+  scalars.target = cross_entropy_target<double>(1.0, 1.0, false, 0.0, 0.0, true, scalars.weight_sum,
+                                                call.keep, call.off);
+  return scalars;
 }
 
 struct CrossEntropyRow {
@@ -55,6 +64,10 @@ cross_entropy_row(const CrossEntropyCall& call, const CrossEntropyScalars& scala
   result.upstream_lse = value_at<Real>(call.upstream_lse, row, 0.0);
   if (call.probability != nullptr) {
     result.target = {0.0, 0.0, 0.0, 1.0, 0.0};
+  } else if (scalars.one_target) {
+    if (call.target[row] != call.ignore_index) result.a = call.target[row];
+    result.ignored = result.a < 0;
+    result.target = result.ignored ? CrossEntropyTarget<double>{} : scalars.target;
   } else {
     const double share_a =
         call.lam == nullptr ? 1.0 : value_at<Real>(call.lam, row / call.rows_per_lam, 1.0);
@@ -113,12 +126,15 @@ static inline void merge(CrossEntropyBlock* blocks, int64_t count) {
   blocks[0].row = all;
 }
 
+// Real: of the logarithm, double where the sum is more precise than a float.
+template <class Real>
 static inline __attribute__((always_inline)) CrossEntropySums<double> finished(
     const CrossEntropyPart& all, double entropy_weight) {
   CrossEntropySums<double> sums;
   sums.max = all.reference;
   // No exponential above 0: all logits are -inf.
-  sums.log_sum = all.sum == 0.0 ? std::numeric_limits<double>::quiet_NaN() : std::log(all.sum);
+  sums.log_sum = all.sum == 0.0 ? std::numeric_limits<double>::quiet_NaN()
+                                : static_cast<double>(std::log(static_cast<Real>(all.sum)));
   sums.cross = all.cross;
   sums.entropy = entropy_weight == 0.0 ? 0.0 : sums.log_sum - all.entropy / all.sum;
   return sums;

@@ -214,7 +214,7 @@ struct RowKernel {
         all = parts[0].row;
         is_pending = false;
       }
-      const CrossEntropySums<double> sums = finished(all, call.entropy_weight);
+      const CrossEntropySums<double> sums = finished<double>(all, call.entropy_weight);
       loss(index, row, all, sums);
       if (!wanted) continue;
       if (row.gradient_is_zero) {
@@ -249,7 +249,7 @@ static void loss_of_row(const CrossEntropyCall& call, int64_t row, CrossEntropyB
   const RowKernel<T> kernel(call);
   merge(all_sums, kernel.blocks());
   const CrossEntropyPart& all = all_sums[0].row;
-  kernel.loss(row, kernel.row(row), all, finished(all, call.entropy_weight));
+  kernel.loss(row, kernel.row(row), all, finished<double>(all, call.entropy_weight));
 }
 
 template <class T>
@@ -262,7 +262,7 @@ static void gradient_of_block(const CrossEntropyCall& call, int64_t index, int64
     return;
   }
   const CrossEntropyPart& all = all_sums[0].row;
-  const CrossEntropySums<double> sums = finished(all, call.entropy_weight);
+  const CrossEntropySums<double> sums = finished<double>(all, call.entropy_weight);
   kernel.gradient({index, row, row_gradient(call, row, all, sums)}, all_sums[block], block * kBlock,
                   nullptr);
   if (call.stream) stream_fence();

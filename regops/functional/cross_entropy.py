@@ -91,6 +91,8 @@ def cross_entropy(
     - The loss of bfloat16 and float16 logits is float32, as are all sums.
     - The gradient of an ignored row is 0 even where its logits are nan or inf.
     - The deprecated `size_average` and `reduce` are not taken.
+    - Writing to the logits between the loss and its backward raises: they are kept for double
+      backward.
 
     Args:
         input: Logits of shape (C), (N, C) or (N, C, d1, ...) and any strides; float64, float32,
@@ -139,8 +141,8 @@ def cross_entropy(
         RuntimeError: another shape, or a dtype or device, does not fit; `label_smoothing` is
             outside [0, 1]; `weight`, `lam` or `num_items` requires grad.
 
-    Under `torch.func` transforms and forward-mode AD a composite of PyTorch's ops takes over, with
-    nan for a target out of range; it also serves double backward.
+    Under `torch.func` transforms (not compiled ones) and forward-mode AD a composite of PyTorch's
+    ops takes over, with nan for a target out of range; it also serves double backward.
 
     Example:
         >>> import torch, regops.functional as RF
