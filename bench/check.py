@@ -24,7 +24,7 @@ _EAGER_SOURCE = "torch 2.13's dropout took as long as 18 to 40 copies"
 _CALL_SOURCE = "a C++ op with C++ autograd took a third of F.dropout's time a call"
 _TARGET_SOURCE = "a goal, not derived from a measurement"
 _LOSS_SOURCE = (
-    "a prototype took 1.45 copies, eager 16 and torch.compile 6 times as long as it (512 x 32768 "
+    "a first trial took 1.45 copies, eager 16 and torch.compile 6 times as long as it (512 x 32768 "
     "float32, two threads)"
 )
 _LOGITS_SOURCE = "eager holds all logits and their log-probabilities; rows can be done in pieces"
