@@ -16,6 +16,7 @@
 #endif
 
 #include "cpu/cross_entropy_block.h"
+#include "cpu/for_dtype.h"
 #include "cpu/isa.h"
 #include "cpu/scratch.h"
 #include "math/cross_entropy.h"
@@ -184,16 +185,9 @@ static void tiles(const CrossEntropyCall& call, int64_t begin, int64_t end, bool
 }
 
 static void tiles_of_dtype(const CrossEntropyCall& call, int64_t begin, int64_t end, bool columns) {
-  switch (call.dtype) {
-    case DType::float64:
-      return tiles<double>(call, begin, end, columns);
-    case DType::float32:
-      return tiles<float>(call, begin, end, columns);
-    case DType::bfloat16:
-      return tiles<BFloat16>(call, begin, end, columns);
-    case DType::float16:
-      return tiles<Half>(call, begin, end, columns);
-  }
+#define REGOPS_CALL(T) tiles<T>(call, begin, end, columns)
+  REGOPS_FOR_DTYPE(call.dtype, REGOPS_CALL)
+#undef REGOPS_CALL
 }
 
 void cross_entropy_few_classes(const CrossEntropyCall& call, int64_t begin, int64_t end) {

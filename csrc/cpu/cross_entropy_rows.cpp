@@ -15,6 +15,7 @@
 #endif
 
 #include "cpu/cross_entropy_block.h"
+#include "cpu/for_dtype.h"
 #include "cpu/isa.h"
 #include "cpu/scratch.h"
 #include "math/cross_entropy.h"
@@ -267,18 +268,6 @@ static void gradient_of_block(const CrossEntropyCall& call, int64_t index, int64
                   nullptr);
   if (call.stream) stream_fence();
 }
-
-#define REGOPS_FOR_DTYPE(dtype, call) \
-  switch (dtype) {                    \
-    case DType::float64:              \
-      return call(double);            \
-    case DType::float32:              \
-      return call(float);             \
-    case DType::bfloat16:             \
-      return call(BFloat16);          \
-    case DType::float16:              \
-      return call(Half);              \
-  }
 
 void cross_entropy_many_classes(const CrossEntropyCall& call, int64_t begin, int64_t end) {
 #define REGOPS_CALL(T) RowKernel<T>(call).run(begin, end)

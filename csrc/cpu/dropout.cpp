@@ -13,6 +13,7 @@
 #include <immintrin.h>
 #endif
 
+#include "cpu/for_dtype.h"
 #include "cpu/isa.h"
 
 #define REGOPS_ISA_FILE "cpu/dropout.cpp"
@@ -186,18 +187,6 @@ static void tile_of_type(const DropoutCall& call, const PermutedLayout& layout, 
     }
   }
 }
-
-#define REGOPS_FOR_DTYPE(dtype, call) \
-  switch (dtype) {                    \
-    case DType::float64:              \
-      return call(double);            \
-    case DType::float32:              \
-      return call(float);             \
-    case DType::bfloat16:             \
-      return call(BFloat16);          \
-    case DType::float16:              \
-      return call(Half);              \
-  }
 
 void dropout_run(const DropoutCall& call, int64_t begin, int64_t end, uint64_t first_index) {
 #define REGOPS_CALL(T) run_of_type<T>(call, begin, end, first_index)

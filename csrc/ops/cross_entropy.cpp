@@ -258,16 +258,13 @@ std::tuple<Tensor, Tensor> cross_entropy_eager(const CrossEntropyArguments& a,
 }
 
 TORCH_LIBRARY_FRAGMENT(regops, m) {
-  const std::string arguments = REGOPS_CROSS_ENTROPY_SCHEMA;
-  const auto define = [&](const std::string& name, const std::string& more,
-                          const std::string& result) {
-    m.def((name + "(" + arguments + more + ") -> " + result).c_str(), {at::Tag::pt2_compliant_tag});
-  };
-  define("cross_entropy", "", "(Tensor, Tensor)");
-  define("cross_entropy_with_gradient", "", "(Tensor, Tensor, Tensor)");
-  define("cross_entropy_backward", ", Tensor? grad_loss, Tensor? grad_lse, bool target_gradient",
-         "(Tensor, Tensor)");
-  define("cross_entropy_composite", "", "(Tensor, Tensor)");  // implemented in Python
+  define_cross_entropy(m, "cross_entropy", "", "(Tensor, Tensor)");
+  define_cross_entropy(m, "cross_entropy_with_gradient", "", "(Tensor, Tensor, Tensor)");
+  define_cross_entropy(m, "cross_entropy_backward",
+                       ", Tensor? grad_loss, Tensor? grad_lse, bool target_gradient",
+                       "(Tensor, Tensor)");
+  define_cross_entropy(m, "cross_entropy_composite", "",
+                       "(Tensor, Tensor)");  // implemented in Python
 }
 
 #define REGOPS_CROSS_ENTROPY_KERNELS(device)                                              \

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
 
 #include "ops/cross_entropy.h"
 
@@ -16,6 +18,13 @@ namespace regops {
   "Tensor input, Tensor target, Tensor? weight, Tensor? target_b, Tensor? lam, " \
   "Tensor? num_items, int ignore_index, str reduction, float label_smoothing, "  \
   "str smoothing, float z_loss, float entropy_weight, bool return_lse, bool inplace_backward"
+
+// Defines an op of those arguments and `more`, which begins with a comma where it is not empty.
+inline void define_cross_entropy(torch::Library& library, const std::string& name,
+                                 const std::string& more, const std::string& result) {
+  const std::string schema = name + "(" REGOPS_CROSS_ENTROPY_SCHEMA + more + ") -> " + result;
+  library.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
+}
 
 using OptionalTensor = std::optional<at::Tensor>;
 

@@ -466,19 +466,16 @@ void check_linear_cross_entropy_eager(const CrossEntropyArguments& a, const Tens
 }
 
 TORCH_LIBRARY_FRAGMENT(regops, m) {
-  const std::string arguments =
-      REGOPS_CROSS_ENTROPY_SCHEMA ", Tensor linear_weight, Tensor? linear_bias, int chunk_rows";
-  const auto define = [&](const std::string& name, const std::string& more,
-                          const std::string& result) {
-    m.def((name + "(" + arguments + more + ") -> " + result).c_str(), {at::Tag::pt2_compliant_tag});
-  };
-  define("linear_cross_entropy", "", "(Tensor, Tensor)");
-  define("linear_cross_entropy_with_gradients", ", bool[3] output_mask",
-         "(Tensor, Tensor, Tensor, Tensor, Tensor)");
-  define("linear_cross_entropy_backward",
-         ", bool[3] output_mask, Tensor? grad_loss, Tensor? grad_lse, bool target_gradient",
-         "(Tensor, Tensor, Tensor, Tensor)");
-  define("linear_cross_entropy_composite", "", "(Tensor, Tensor)");  // implemented in Python
+  const std::string linear = ", Tensor linear_weight, Tensor? linear_bias, int chunk_rows";
+  define_cross_entropy(m, "linear_cross_entropy", linear, "(Tensor, Tensor)");
+  define_cross_entropy(m, "linear_cross_entropy_with_gradients", linear + ", bool[3] output_mask",
+                       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  define_cross_entropy(
+      m, "linear_cross_entropy_backward",
+      linear + ", bool[3] output_mask, Tensor? grad_loss, Tensor? grad_lse, bool target_gradient",
+      "(Tensor, Tensor, Tensor, Tensor)");
+  define_cross_entropy(m, "linear_cross_entropy_composite", linear,
+                       "(Tensor, Tensor)");  // implemented in Python
 }
 
 #define REGOPS_LINEAR_CROSS_ENTROPY_KERNELS(device)                                           \
