@@ -1,4 +1,7 @@
-"""What is special to cross-entropy: torch's corner cases, the extras, gradients in every use."""
+"""What is special to cross-entropy: torch's corner cases, the extras, gradients in every use.
+
+Long because the corners are many; each section stands by itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
 // One pass of cross-entropy over the logits: from tensors to the kernels' call, on each device.
+//
+// Longer than other files: geometry, call and devices share the tensors that a call's pointers
+// point into, and each is too small to stand alone.
 #include <numeric>
 
 #include <ATen/Functions.h>

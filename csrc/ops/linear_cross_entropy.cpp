@@ -5,6 +5,9 @@
 // place, then the products of its gradient with weight and input. Where forward can compute the
 // gradients (see cross_entropy.cpp for where not), that is three products and one pass over each
 // chunk of logits, and backward scales the finished gradients.
+//
+// Longer than other files: an op's contract, devices, autograd and registration stand in one, and
+// this op has the linear layer's besides the loss's.
 #include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
