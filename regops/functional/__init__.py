@@ -3,8 +3,20 @@
 Extras are keyword-only.
 """
 
+from regops.functional._step import StepOptions
+from regops.functional.adamw import adamw_step_
 from regops.functional.cross_entropy import cross_entropy
 from regops.functional.dropout import dropout
+from regops.functional.grad_norm import grad_norm
 from regops.functional.linear_cross_entropy import linear_cross_entropy
+from regops.functional.sgdw import sgdw_step_
 
-__all__ = ["cross_entropy", "dropout", "linear_cross_entropy"]
+__all__ = [
+    "StepOptions",
+    "adamw_step_",
+    "cross_entropy",
+    "dropout",
+    "grad_norm",
+    "linear_cross_entropy",
+    "sgdw_step_",
+]

@@ -1,7 +1,17 @@
 """The oracle of each op: the same names and signatures in plain PyTorch, readable, slow."""
 
+from regops.reference.adamw import adamw_step_
 from regops.reference.cross_entropy import cross_entropy
 from regops.reference.dropout import dropout
 from regops.reference.linear_cross_entropy import linear_cross_entropy
+from regops.reference.optimizer_step import grad_norm
+from regops.reference.sgdw import sgdw_step_
 
-__all__ = ["cross_entropy", "dropout", "linear_cross_entropy"]
+__all__ = [
+    "adamw_step_",
+    "cross_entropy",
+    "dropout",
+    "grad_norm",
+    "linear_cross_entropy",
+    "sgdw_step_",
+]
