@@ -82,4 +82,14 @@ struct StepScalars {
   Key keys[kStepStreams];
 };
 
+// Where the elements of a parameter stand whose tensors differ in strides: sizes in the logical
+// order, outermost first, dimensions merged where all tensors allow, and strides in elements.
+enum StepOperand : int { kParam, kGrad, kFirst, kSecond, kLargest, kMaster, kEma, kStepOperands };
+constexpr int kStepDims = 12;
+struct StepLayout {
+  int dims;
+  int64_t size[kStepDims];
+  int64_t stride[kStepOperands][kStepDims];
+};
+
 }  // namespace regops
