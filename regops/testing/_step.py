@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import regops.random
-from regops.testing._compare import Tolerance
+from regops.testing._compare import Tolerance, assert_equal, assert_near
 from regops.testing._inputs import Layout, lay_out, make_input
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -228,6 +228,26 @@ def make_call(
         [torch.zeros((), device=device) for _ in case.shapes],
         kwargs,
     )
+
+
+def step_tolerance(
+    spec: StepSpec, case: StepCase, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Tolerance:
+    """How far a case of a table may stand from its reference, for parameters of a type."""
+    if torch.device(device).type == "cpu" and not case.rounded:
+        return spec.tolerance
+    # A state rounded to the other side is off by its own ulp.
+    return spec.rounded[torch.bfloat16 if case.state_dtype == torch.bfloat16 else dtype]
+
+
+def assert_step_close(tolerance: Tolerance, actual: StepCall, expected: StepCall) -> None:
+    """Raises AssertionError, naming the tensor, unless all that two calls wrote is as near."""
+    wanted = expected.tensors()
+    for name, got in actual.tensors().items():
+        if tolerance.exact:
+            assert_equal(name, got, wanted[name])
+        else:
+            assert_near(name, got, wanted[name], tolerance.rtol, tolerance.of_largest)
 
 
 def step_bytes(spec_states: tuple[str, ...], case: StepBenchCase) -> int:
