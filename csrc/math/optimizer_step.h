@@ -13,7 +13,7 @@
 #include <cmath>
 
 #include "math/host_device.h"
-#include "optimizer_step.h"
+#include "optimizer_step_call.h"
 
 namespace regops {
 
