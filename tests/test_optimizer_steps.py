@@ -45,8 +45,8 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 def _holds(case: StepCase, dtype: torch.dtype) -> bool:
-    """Whether the type has the case: bfloat16 states are of what is computed in float32."""
-    return dtype != torch.float64 or case.state_dtype is None
+    """Whether the type has the case: float64 keeps states and gradients in float64."""
+    return dtype != torch.float64 or case.state_dtype is case.grad_dtype is None
 
 
 def _cases(of_grid: bool = False) -> list[object]:
@@ -106,7 +106,7 @@ def test_ten_steps_match_reference(
 
 
 @pytest.mark.usefixtures("cpu_capability")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @ALL
 def test_every_combination_matches_reference(
     spec: StepSpec, dtype: torch.dtype, device: str
@@ -295,13 +295,13 @@ def test_compiled_equals_eager(spec: StepSpec, options: dict[str, Any], device: 
     case = StepCase("", ((5, 13), (7,), ()), options, ("max_exp_avg_sqs", "momentum_buffers"))
     eager, compiled = make_call(spec, case, device=device), make_call(spec, case, device=device)
 
-    def step(params: Any, grads: Any, states: Any, steps: Any, lr: Tensor, key: Tensor) -> Any:
+    def step(params: Any, grads: Any, states: Any, steps: Any, lr: Tensor) -> Any:
         doubled = [grad * 2 for grad in grads]
-        spec.functional(params, doubled, *states, steps, lr=lr, key=key, **options)
+        spec.functional(params, doubled, *states, steps, lr=lr, **key, **options)
         return [param + 1 for param in params], doubled
 
+    key = {name: value for name, value in eager.kwargs.items() if name == "key"}
     fast = torch.compile(step, fullgraph=True)
-    key = eager.kwargs["key"]
     for count, rate in enumerate((0.1, 0.05, 0.2)):
         lr = torch.tensor(rate, device=device)
         found = []
@@ -309,7 +309,7 @@ def test_compiled_equals_eager(spec: StepSpec, options: dict[str, Any], device: 
             for call, function in ((eager, step), (compiled, fast)):
                 call.new_gradients(count)
                 states = (call.params, call.grads, call.states, call.state_steps)
-                found.append(function(*states, lr, key))
+                found.append(function(*states, lr))
         assert_step_close(EXACT, compiled, eager)
         for one, other in zip(*found, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
