@@ -49,11 +49,12 @@ def _holds(case: StepCase, dtype: torch.dtype) -> bool:
     return dtype != torch.float64 or case.state_dtype is case.grad_dtype is None
 
 
-def _cases(of_grid: bool = False) -> list[object]:
+def _cases(rounded: bool = False) -> list[object]:
     return [
         pytest.param(spec, case, id=f"{spec.name}-{case.name}")
         for spec in SPECS.values()
-        for case in (spec.grid if of_grid else spec.cases)
+        for case in spec.cases
+        if case.rounded or not rounded
     ]
 
 
@@ -113,6 +114,8 @@ def test_every_combination_matches_reference(
 ) -> None:
     wrong = {}
     for case in spec.grid:
+        if dtype == torch.float32 and case.kwargs["master"] != "none":
+            continue  # it asks for nothing there
         try:
             assert_step_close(
                 step_tolerance(spec, case, dtype, device),
@@ -124,37 +127,36 @@ def test_every_combination_matches_reference(
     assert not wrong, f"{len(wrong)} of {len(spec.grid)} cases: {wrong}"
 
 
-@pytest.mark.parametrize(("spec", "case"), _cases())
+@pytest.mark.parametrize(("spec", "case"), _cases(rounded=True))
 def test_result_does_not_depend_on_instruction_set(spec: StepSpec, case: StepCase) -> None:
-    """To the bit, where it need not equal the reference either."""
+    """To the bit also where it need not equal the reference."""
     before = _C.build_info()["cpu_capability"]
-    found = []
-    try:
-        for name in _C.build_info()["cpu_capabilities"]:
-            _C.set_cpu_capability(name)
-            found.append(_after(spec.functional, spec, case, torch.bfloat16, steps=2))
-            found.append(_after(spec.functional, spec, case, torch.float16, steps=2))
-    finally:
-        _C.set_cpu_capability(before)
-    for other in found[2:]:
-        assert_step_close(EXACT, other, found[other.params[0].dtype == torch.float16])
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        found = []
+        try:
+            for name in _C.build_info()["cpu_capabilities"]:
+                _C.set_cpu_capability(name)
+                found.append(_after(spec.functional, spec, case, dtype, steps=2))
+        finally:
+            _C.set_cpu_capability(before)
+        for other in found[1:]:
+            assert_step_close(EXACT, other, found[0])
 
 
 @pytest.mark.parametrize(("spec", "case"), _cases())
 def test_result_does_not_depend_on_threads(spec: StepSpec, case: StepCase) -> None:
     # Many small tensors, and some of which each is work for several threads.
-    shapes = ((3, 70001), (5, 13), *(((7,), ()) * 50), (40000,), (2, 24, 65, 33))
-    if "streams" in case.kwargs:
-        case = dataclasses.replace(
-            case, kwargs={**case.kwargs, "streams": None, "first_indices": None}
-        )
+    shapes = ((3, 30001), (5, 13), (7,), (), (7,), (), (2, 24, 25, 33))
     case = dataclasses.replace(case, shapes=shapes)
+    first = make_call(spec, case)
     before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(_after(spec.functional, spec, case, torch.float32, steps=2))
+            found.append(first.copy())
+            for _ in range(2):
+                found[-1].run(spec.functional)
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -249,7 +251,21 @@ def _dispatcher_arguments(
     return recorded[0]
 
 
-@pytest.mark.parametrize(("spec", "case"), _cases())
+def _cases_of_other_tensors() -> list[object]:
+    """One case for each set of tensors that a call can have: the first of it."""
+    first = {}
+    for spec, case in ((spec, case) for spec in SPECS.values() for case in spec.cases):
+        kinds = {"ema_decay", "zero_grad", "grad_scale", "found_inf", "max_grad_norm", "streams"}
+        tensors = frozenset(kinds & case.kwargs.keys())
+        noise, master = "gradient_noise" in case.kwargs, case.kwargs.get("master")
+        types = (case.state_dtype, case.grad_dtype, case.layouts[0] == case.layouts[1])
+        first.setdefault((spec.name, case.empty, tensors, noise, master, types), (spec, case))
+    return [
+        pytest.param(spec, case, id=f"{spec.name}-{case.name}") for spec, case in first.values()
+    ]
+
+
+@pytest.mark.parametrize(("spec", "case"), _cases_of_other_tensors())
 def test_opcheck(
     spec: StepSpec, case: StepCase, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,7 +409,7 @@ def test_norm_does_not_depend_on_threads() -> None:
 
 def test_norm_of_what_overflows_its_own_type() -> None:
     """Where the norm in float16 is infinite."""
-    assert RF.grad_norm([torch.full((300,), 60000.0, dtype=torch.float16)]) == 60000 * 300**0.5
+    assert RF.grad_norm([torch.full((256,), 60000.0, dtype=torch.float16)]) == 16 * 60000
     assert RF.grad_norm([]) == 0
     assert RF.grad_norm([torch.tensor([1.0, torch.inf])]).isinf()
     assert RF.grad_norm([torch.tensor([1.0, torch.nan])]).isnan()

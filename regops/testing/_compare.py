@@ -145,6 +145,8 @@ def assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest:
 
 def assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
     """Raises AssertionError unless every bit agrees, up to a nan's."""
+    if _same_bits(got, wanted):
+        return  # tenfold faster than to find out what would differ
     torch.testing.assert_close(
         got,
         wanted,
@@ -155,3 +157,10 @@ def assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
     )
     if not torch.equal(got.signbit(), wanted.signbit()):
         raise AssertionError(f"{what} differs from the reference in the sign of a zero or nan")
+
+
+def _same_bits(got: Tensor, wanted: Tensor) -> bool:
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(got.itemsize)
+    if bits is None or got.dtype != wanted.dtype:
+        return False
+    return torch.equal(got.detach().view(bits), wanted.detach().view(bits))
