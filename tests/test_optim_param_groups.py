@@ -46,9 +46,7 @@ def test_biases_and_norms_do_not_decay() -> None:
     assert groups.names[0] == DECAYED
     named = dict(model.named_parameters())
     for group, names in zip(groups, groups.names, strict=True):
-        assert all(
-            param is named[name] for param, name in zip(group["params"], names, strict=True)
-        )
+        assert all(param is named[name] for param, name in zip(group["params"], names, strict=True))
     trained = {param for param in model.parameters() if param.requires_grad}
     members = [param for group in groups for param in group["params"]]
     assert len(members) == len(trained)

@@ -187,7 +187,7 @@ def test_loaded_groups_that_do_not_fit_change_nothing() -> None:
     saved = copy.deepcopy(optimizer.state_dict())
     before = snapshot(optimizer)
     saved["param_groups"][0]["master"] = "fp23"
-    with pytest.raises(ValueError, match="expected master one of 'none', 'fp32'.* got 'fp23'"):
+    with pytest.raises(ValueError, match=r"expected master one of 'none', 'fp32'.* got 'fp23'"):
         optimizer.load_state_dict(saved)
     saved["param_groups"] *= 2
     with pytest.raises(ValueError, match="different number of parameter groups"):
@@ -327,7 +327,6 @@ def _state(params: list[Parameter], optimizer: Any) -> None:
         (_sparse, RuntimeError),
         (_nonfinite, RuntimeError),
         (_state, (RuntimeError, ValueError)),
-        (_of_group("lr", -1.0), ValueError),
         (_of_group("lr", "fast"), (TypeError, ValueError)),
         (_of_group("weight_decay", -1.0), ValueError),
         (_of_group("clip_value", -1.0), ValueError),

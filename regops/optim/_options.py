@@ -46,7 +46,7 @@ class OptimizerOptions(TypedDict, total=False):
             by others overrides its copy. "kahan": state["compensation"], rounding errors in the
             parameter's type. "stochastic": by rounding up or down at random. "none".
         state_dtype: (group) torch.bfloat16: moments of 2 bytes, rounded stochastically. None:
-            float32, and float64 of float64 parameters.
+            float32. Moments of float64 parameters are float64 in any case.
         key: Of the random numbers of `gradient_noise`, "stochastic" and bfloat16 moments: int64 of
             shape (2,), from `regops.random`. It is kept in the state_dict, and the step count is
             folded in, so a resumed run goes on bit for bit. By default it is drawn from torch's
