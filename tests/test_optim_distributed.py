@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without d
 
 def _run(function: Callable[[int, int, str], None], size: int, store: Path, limit: float) -> None:
     """Runs processes until all ended or one failed; then, or after the limit, ends the others."""
+    # The server imports torch once, and has no threads that a fork would lose.
+    multiprocessing.set_forkserver_preload([distributed_runs.__name__])
     context = mp.start_processes(
-        function, args=(size, str(store)), nprocs=size, join=False, start_method="spawn"
+        function, args=(size, str(store)), nprocs=size, join=False, start_method="forkserver"
     )
     end = time.monotonic() + limit
     try:

@@ -386,7 +386,12 @@ def test_a_parameter_changed_by_others_overrides_its_master() -> None:
         ("l2", -0.1, ValueError, "l2 at least 0, got -0.1"),
         ("l1", None, TypeError, "l1 a number, got None"),
         ("gradient_noise", 0.1, TypeError, r"gradient_noise \(eta, gamma\), two numbers, got 0.1"),
-        ("gradient_noise", (-1.0, 0.5), ValueError, "eta at least 0 and both finite"),
+        (
+            "gradient_noise",
+            (-1.0, 0.5),
+            ValueError,
+            "gradient_noise eta at least 0 and both finite",
+        ),
         ("max_norm", -1.0, ValueError, "max_norm at least 0, got -1.0"),
         ("ema_decay", 1.5, ValueError, r"ema_decay in \[0, 1\], got 1.5"),
         ("zero_grad", None, TypeError, "zero_grad True or False, got None"),
