@@ -111,9 +111,9 @@ def fully_sharded(mesh: DeviceMesh, rank: int, optimizer: Any) -> None:
 # ---- any placement -------------------------------------------------------------------------------
 
 
-def _values(seed: int) -> list[Tensor]:
+def _values(seed: int, dtype: torch.dtype) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -127,19 +127,26 @@ def _fits(shape: torch.Size, placements: Any) -> bool:
 def placed_steps(mesh: DeviceMesh, placements: Any) -> None:
     """Distributed parameters beside a plain one; where shards are ranges, bit for bit."""
     kwargs: dict[str, Any] = {"lr": 0.1, "gradient_noise": (0.1, 0.55), "key": KEY}
-    kwargs |= {"state_dtype": torch.bfloat16, "master": "stochastic"}
-    for clip in (None, 0.5):
+    kwargs |= {"state_dtype": torch.bfloat16, "ema_decay": 0.9}
+    for dtype, master, clip in (
+        (torch.float32, "none", None),
+        (torch.float32, "none", 0.5),
+        (torch.bfloat16, "stochastic", None),
+        (torch.bfloat16, "fp32", None),
+        (torch.bfloat16, "kahan", None),
+    ):
+        kwargs["master"] = master
         params = [
             Parameter(distribute_tensor(value, mesh, placements))
             if _fits(value.shape, placements) and k != 1
             else Parameter(value.clone())
-            for k, value in enumerate(_values(0))
+            for k, value in enumerate(_values(0, dtype))
         ]
-        whole = [Parameter(value.clone()) for value in _values(0)]
+        whole = [Parameter(value.clone()) for value in _values(0, dtype)]
         optimizer = AdamW(params, max_grad_norm=clip, **kwargs)
         reference = AdamW(whole, max_grad_norm=clip, **kwargs)
         for step in range(1, 4):
-            for param, expected, value in zip(params, whole, _values(step), strict=True):
+            for param, expected, value in zip(params, whole, _values(step, dtype), strict=True):
                 expected.grad = value.clone()
                 param.grad = (
                     distribute_tensor(value, mesh, placements)

@@ -11,9 +11,10 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests import distributed_runs
+if not dist.is_available():
+    pytest.skip("torch without distributed", allow_module_level=True)
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+from tests import distributed_runs
 
 
 def _run(function: Callable[[int, int, str], None], size: int, store: Path, limit: float) -> None:

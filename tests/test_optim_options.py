@@ -146,6 +146,10 @@ def test_base_lr_is_each_groups_first() -> None:
     resumed.load_state_dict(optimizer.state_dict())
     assert [group["base_lr"] for group in resumed.param_groups] == [0.5, 0.1]
     assert "base_lr" not in AdamW(params).param_groups[0]
+    by_hand = AdamW(params, lr=0.1)
+    by_hand.param_groups[0]["decay"] = "independent"
+    run(params, by_hand, [0])
+    assert by_hand.param_groups[0]["base_lr"] == 0.1
     with pytest.raises(ValueError, match='expected lr > 0 with decay="independent", got 0'):
         AdamW(params, lr=0.0, decay="independent")
 

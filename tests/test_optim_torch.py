@@ -17,6 +17,7 @@ from torch.testing._internal.common_optimizers import (
     optim_db,
 )
 
+from regops import _C
 from regops.optim import SGDW, AdamW
 from tests.optimizer_runs import assert_near, assert_same, make_params, run, set_gradients
 
@@ -294,6 +295,32 @@ def test_gradients_are_unscaled_in_memory_as_by_torch() -> None:
     scaler.step(AdamW(params))
     set_gradients(plain, 0)
     assert_same([p.grad for p in params], [p.grad for p in plain])
+
+
+@pytest.mark.parametrize(("ours", "op"), [(AdamW, "adamw_step_"), (SGDW, "sgdw_step_")])
+def test_a_step_is_one_call_a_group_and_dtype(
+    ours: Any, op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def count(name: str) -> None:
+        function = getattr(_C, name)
+
+        def counted(params: Any, *rest: Any) -> None:
+            calls.append((name, len(params)))
+            function(params, *rest)
+
+        monkeypatch.setattr(_C, name, counted)
+
+    count(op)
+    count("check_" + op)
+    params = make_params()
+    run(params, ours(params, ema_decay=0.5), [0])
+    assert calls == [(op, 7)]
+    calls.clear()
+    more = [*params, *make_params(torch.float64)[:2]]
+    run(more, ours([{"params": more[:3]}, {"params": more[3:]}], max_grad_norm=1.0), [0])
+    assert calls == [(name, count) for name in ("check_" + op, op) for count in (3, 4, 2)]
 
 
 @pytest.mark.parametrize("ours", [AdamW, SGDW])

@@ -335,7 +335,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         lr = group["lr"]
         scale, found_inf = self._scaling(batch.device)
         weight_decay, l1 = float(group["weight_decay"]), group["l1"]
-        if group["decay"] == "independent":
+        if group["decay"] != "lr":
+            if "base_lr" not in group:  # set by hand
+                self._complete(group)
             weight_decay, l1 = weight_decay / group["base_lr"], l1 / group["base_lr"]
         variance, noise_decay = group["gradient_noise"] or (0.0, 0.0)
         return (

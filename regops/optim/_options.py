@@ -20,7 +20,8 @@ class OptimizerOptions(TypedDict, total=False):
     Attributes:
         max_grad_norm: The gradients, all groups' together, are clipped to this 2-norm, as by
             `torch.nn.utils.clip_grad_norm_`, but not in memory. The norm is in `grad_norm` after
-            the step. None.
+            the step. Shards of DTensors are summed over their mesh; no other sharding is known
+            here. None.
         error_if_nonfinite: Raise RuntimeError if that norm is not finite, and step nothing; waits
             for the device. False.
         clip_value: (group) Elements of gradients are then clipped to [-clip_value, clip_value].
