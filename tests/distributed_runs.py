@@ -41,8 +41,8 @@ def process(rank: int, size: int, store: str) -> None:
         if size == 4:
             square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
             placements += [[Replicate(), Shard(0)], [Shard(0), Replicate()], [Shard(0), Shard(1)]]
-            placements += [[Shard(0), Shard(0)]]
-            meshes += [square] * 4
+            placements += [[Shard(0), Shard(0)], [Replicate(), Shard(1)]]
+            meshes += [square] * 5
         for of_mesh, placed in zip(meshes, placements, strict=True):
             placed_steps(of_mesh, placed)
         row_norms(mesh)
