@@ -118,14 +118,21 @@ __global__ void __launch_bounds__(kThreads, 4) step_plain(const __grid_constant_
     if (i < vectors) pack[u].load(at, i);
   }
   const StepScalars& scalars = call.scalars[t];
-  const bool zero_grad = call.options.zero_grad;
-  if (scalars.skip) {
-    for (int i = threadIdx.x; zero_grad && i < size; i += kThreads) at.grad[i] = 0.0f;
-    return;
-  }
   const Rule<kRule> rule(call.options, scalars, at.first != nullptr);
   const float grad_factor = static_cast<float>(scalars.grad_factor);
   const float unscale = static_cast<float>(scalars.unscale);
+  const bool zero_grad = call.options.zero_grad;
+  if (scalars.skip) {
+    if (!zero_grad) return;
+    // Each thread what it has loaded: others may not have loaded theirs yet.
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int i = threadIdx.x + u * kThreads;
+      if (i < vectors) reinterpret_cast<Vector<float, kSize>*>(at.grad)[i] = {};
+    }
+    for (int i = vectors * kSize + threadIdx.x; i < size; i += kThreads) at.grad[i] = 0.0f;
+    return;
+  }
   const bool stores_grad = zero_grad || call.unscale;
   const auto step = [&](float& w, float& g, float& first, float& second) {
     w = rule.update(w, g * grad_factor, first, second);
