@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,13 +128,9 @@ class Problem:
 def step_expected(problem: Problem) -> None:
     """The step by the oracle."""
     options = problem.options | {"masters": problem.masters, "emas": problem.emas}
-    states = [*problem.states]
-    if problem.rule == "adamw":
-        states += [[]] * (3 - len(states))
-        step = adamw_step_
-    else:
-        states += [[]] * (1 - len(states))
-        step = sgdw_step_
+    step: Callable[..., None] = adamw_step_ if problem.rule == "adamw" else sgdw_step_
+    count = 3 if problem.rule == "adamw" else 1
+    states: list[list[Tensor]] = [*problem.states, *[[]] * (count - len(problem.states))]
     step(problem.params, problem.grads, *states, problem.steps, **problem.hyper, **options)
 
 
@@ -232,12 +229,11 @@ def step_interpreted(
     common = ctypes.byref(inputs), ctypes.c_void_p(memory.address(scalars)), None
     if strided:
         assert count == 1
-        layout = ctypes.byref(_layout(problem.operands(0)))
-        start = ctypes.byref(options), tensors, layout
-        call(device, "regops_optimizer_step_strided_cuda", *start, *common)
+        of_kind: Any = ctypes.byref(_layout(problem.operands(0)))
     else:
-        start = ctypes.byref(options), tensors, ctypes.c_int64(count)
-        call(device, "regops_optimizer_step_cuda", *start, *common)
+        of_kind = ctypes.c_int64(count)
+    launcher = "regops_optimizer_step_strided_cuda" if strided else "regops_optimizer_step_cuda"
+    call(device, launcher, ctypes.byref(options), tensors, of_kind, *common)
     return device.launched
 
 

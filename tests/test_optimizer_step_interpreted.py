@@ -25,7 +25,7 @@ from tests.optimizer_step_call import (
 from tests.ptx import Device, require_nvcc
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# Ends of vectors and groups, more than one chunk of either kernel; nothing; 0-d.
+# Ends of vectors and groups, several blocks; nothing; 0-d.
 SHAPES: list[tuple[int, ...]] = [(1,), (0,), (3, 5), (2048,), (), (4, 523), (4099,)]
 SMALL: list[tuple[int, ...]] = [(3, 67), (0,), (5,)]
 
@@ -164,6 +164,11 @@ def test_bfloat16_state_of_float32() -> None:
     check_options(SHAPES, state_dtype=torch.bfloat16, states=3)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_general_with_several_blocks(dtype: torch.dtype) -> None:
+    check_options([(8192,), (16389,), (7,)], dtype=dtype, ema_decay=0.5, l1=1.0)
+
+
 @pytest.mark.parametrize("grad_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradients_of_another_type(dtype: torch.dtype, grad_dtype: torch.dtype) -> None:
@@ -192,7 +197,7 @@ def test_max_norm(first: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("options", ["stochastic", "all-random"])
 def test_random_numbers_belong_to_indices(options: str, firsts: list[int]) -> None:
     arguments = LOW[options] | {"streams": [9, 2**40, 0], "first_indices": firsts}
-    check_options([(1000,), (37,), (4100,)], dtype=torch.bfloat16, **arguments)
+    check_options([(1000,), (37,), (16500,)], dtype=torch.bfloat16, **arguments)
 
 
 def test_key_on_the_device() -> None:
@@ -233,7 +238,7 @@ def test_norms_that_are_not_finite(norm: float) -> None:
 @pytest.mark.parametrize("count", [81, 240])
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])
 def test_more_tensors_than_a_launch_takes(rule: str, count: int) -> None:
-    shapes = [(k * 5 % 19,) for k in range(count)]
+    shapes: list[tuple[int, ...]] = [(k * 5 % 19,) for k in range(count)]
     check(make(shapes, **RULES[rule]))
     check(make(shapes, **RULES[rule], clip_value=0.5))
 
@@ -244,12 +249,8 @@ def test_more_tensors_than_a_launch_takes(rule: str, count: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_one_operand_is_misaligned(dtype: torch.dtype, operand: str) -> None:
     extras = operand in ("largest", "master", "ema")
-    problem = make(
-        [(1003,), (6, 7)],
-        dtype=dtype,
-        states=3 if extras else 2,
-        **({"master": "fp32", "ema_decay": 0.9} if extras else {}),
-    )
+    arguments: dict[str, Any] = {"master": "fp32", "ema_decay": 0.9, "states": 3} if extras else {}
+    problem = make([(1003,), (6, 7)], dtype=dtype, **arguments)
     lists = [problem.params, problem.grads, *problem.states, problem.masters, problem.emas]
     names = ["param", "grad", *("first", "second", "largest")[: len(problem.states)]]
     tensors = dict(zip([*names, "master", "ema"], lists, strict=True))[operand]
@@ -305,7 +306,12 @@ def test_strides_low_precision(options: str) -> None:
 def test_several_steps() -> None:
     """Not synchronised between steps: errors add up."""
     steps = 5
-    for arguments in ({}, {"dtype": torch.float64, "l1": 0.1}, {"rule": "sgdw", "clip_value": 0.5}):
+    several: list[dict[str, Any]] = [
+        {},
+        {"dtype": torch.float64, "l1": 0.1},
+        {"rule": "sgdw", "clip_value": 0.5},
+    ]
+    for arguments in several:
         problem = make(SMALL, done=0, **arguments)
         actual = copy.deepcopy(problem)
         for step in range(steps):

@@ -26,7 +26,7 @@ namespace regops {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kGroups = 2;  // of a thread, where a block does not take a row
+constexpr int kGroups = 4;  // of a thread, where a block does not take a row
 
 struct GeneralTensor {
   void *param, *grad, *first, *second, *largest, *master, *ema;
@@ -133,38 +133,51 @@ template <class Real, int kSize, bool kStrided>
 __device__ __forceinline__ void load(const StepOptions& options, const GeneralTensor& tensor,
                                      const Group<kSize, kStrided>& group,
                                      Elements<Real, kSize>& x) {
-  Real master[kSize] = {};
+  RawGroup<Real, kSize> param, grad, first = {}, second = {}, largest = {}, master = {}, ema = {};
+  const bool image = tensor.master != nullptr && options.master == Master::fp32;
+  const bool kahan = tensor.master != nullptr && options.master == Master::kahan;
   for_param<Real>(options.param, [&](auto type) {
     using T = decltype(type);
-    load_group<T>(tensor.param, kParam, group, x.w);
-    if (tensor.master != nullptr && options.master == Master::kahan) {
-      load_group<T>(tensor.master, kMaster, group, master);
-    }
+    load_group<T>(tensor.param, kParam, group, param);
+    if (kahan) load_group<T>(tensor.master, kMaster, group, master);
   });
   for_grad<Real>(options.grad,
-                 [&](auto type) { load_group<decltype(type)>(tensor.grad, kGrad, group, x.g); });
+                 [&](auto type) { load_group<decltype(type)>(tensor.grad, kGrad, group, grad); });
   for_state<Real>(options.state, [&](auto type) {
     using T = decltype(type);
-    if (tensor.first != nullptr) load_group<T>(tensor.first, kFirst, group, x.first);
-    if (tensor.second != nullptr) load_group<T>(tensor.second, kSecond, group, x.second);
-    if (tensor.largest != nullptr) load_group<T>(tensor.largest, kLargest, group, x.largest);
+    if (tensor.first != nullptr) load_group<T>(tensor.first, kFirst, group, first);
+    if (tensor.second != nullptr) load_group<T>(tensor.second, kSecond, group, second);
+    if (tensor.largest != nullptr) load_group<T>(tensor.largest, kLargest, group, largest);
   });
-  if (tensor.ema != nullptr) load_group<Real>(tensor.ema, kEma, group, x.ema);
-  if (tensor.master == nullptr) return;
-  if (options.master == Master::fp32) {
-    load_group<Real>(tensor.master, kMaster, group, master);
-    for_param<Real>(options.param, [&](auto type) {
-      using T = Element<decltype(type)>;
+  if (image) load_group<Real>(tensor.master, kMaster, group, master);
+  if (tensor.ema != nullptr) load_group<Real>(tensor.ema, kEma, group, ema);
+
+  for_param<Real>(options.param, [&](auto type) {
+    using T = decltype(type);
+    Real other[kSize];
+    widen_group<T>(param, x.w);
+    if (image) {
+      widen_group<Real>(master, other);
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
         // A parameter that was changed since, for example loaded, is no image of its master.
-        if (T::widen(T::round(master[k])) == x.w[k]) x.w[k] = master[k];
+        const Real rounded = Element<T>::widen(Element<T>::round(other[k]));
+        if (rounded == x.w[k]) x.w[k] = other[k];
       }
-    });
-  } else if (options.master == Master::kahan) {
+    } else if (kahan) {
+      widen_group<T>(master, other);
 #pragma unroll
-    for (int k = 0; k < kSize; ++k) x.w[k] += master[k];
-  }
+      for (int k = 0; k < kSize; ++k) x.w[k] += other[k];
+    }
+  });
+  for_grad<Real>(options.grad, [&](auto type) { widen_group<decltype(type)>(grad, x.g); });
+  for_state<Real>(options.state, [&](auto type) {
+    using T = decltype(type);
+    widen_group<T>(first, x.first);
+    widen_group<T>(second, x.second);
+    widen_group<T>(largest, x.largest);
+  });
+  widen_group<Real>(ema, x.ema);
 }
 
 template <class Real, int kSize>

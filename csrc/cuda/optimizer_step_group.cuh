@@ -2,6 +2,9 @@
 // for and stores at a time, of element types known at run time.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "cuda/vector.cuh"
 #include "math/normal.h"
 #include "math/philox.h"
@@ -56,23 +59,60 @@ __device__ __forceinline__ void for_state(DType dtype, Function function) {
   function(Real());
 }
 
+// Elements as they came from memory. Widening waits for a load, so all tensors' loads come first.
+template <class Real, int kSize>
+struct RawGroup {
+  uint32_t word[kSize * sizeof(Real) / sizeof(uint32_t)];
+};
+
+// As what it is kept until then: 16-bit types as such beside float, all else as Real, which is what
+// it mostly is.
+template <class T, class Real>
+using Raw = std::conditional_t<(sizeof(T) < sizeof(Real) && sizeof(Real) == 4), T, Real>;
+
+template <class Real, class T>
+__device__ __forceinline__ Raw<T, Real> as_raw(T value) {
+  if constexpr (std::is_same_v<Raw<T, Real>, T>) {
+    return value;
+  } else {
+    return static_cast<Real>(Element<T>::widen(value));
+  }
+}
+
 // Elements that are not there read as 0.
 template <class T, class Real, int kSize, bool kStrided>
 __device__ __forceinline__ void load_group(const void* base, StepOperand operand,
-                                           const Group<kSize, kStrided>& group, Real (&x)[kSize]) {
-  using Compute = typename Element<T>::Compute;
+                                           const Group<kSize, kStrided>& group,
+                                           RawGroup<Real, kSize>& raw) {
   const T* from = static_cast<const T*>(base) + group.at(operand);
-  Compute read[kSize] = {};
+  Raw<T, Real> element[kSize] = {};
   if (kSize > 1 && group.vectors) {
-    load_elements<T, kSize>(from, 1, true, read);
+    constexpr int kPart = kSize < kVectorSize<T> ? kSize : kVectorSize<T>;
+#pragma unroll
+    for (int part = 0; part < kSize; part += kPart) {
+      const auto pack = *reinterpret_cast<const Vector<T, kPart>*>(from + part);
+#pragma unroll
+      for (int k = 0; k < kPart; ++k) {
+        element[part + k] = as_raw<Real>(pack.element[k]);
+      }
+    }
   } else {
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
-      if (group.has(k)) read[k] = Element<T>::widen(from[k]);
+      if (group.has(k)) element[k] = as_raw<Real>(from[k]);
     }
   }
+  memcpy(raw.word, element, sizeof element);
+}
+
+template <class T, class Real, int kSize>
+__device__ __forceinline__ void widen_group(const RawGroup<Real, kSize>& raw, Real (&x)[kSize]) {
+  Raw<T, Real> element[kSize];
+  memcpy(element, raw.word, sizeof element);
 #pragma unroll
-  for (int k = 0; k < kSize; ++k) x[k] = static_cast<Real>(read[k]);
+  for (int k = 0; k < kSize; ++k) {
+    x[k] = static_cast<Real>(Element<Raw<T, Real>>::widen(element[k]));
+  }
 }
 
 template <class T, class Real, int kSize, bool kStrided>
