@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import regops.random
 from regops.reference.adamw import adamw_step_
 from regops.reference.sgdw import sgdw_step_
 from tests.cuda_library import call, interpreted
@@ -23,7 +21,6 @@ MASTER_CODES = {"none": 0, "fp32": 1, "kahan": 2, "stochastic": 3}
 STORAGE = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 OPERANDS = ("param", "grad", "first", "second", "largest", "master", "ema")
 MAX_DIMS = 12
-KEY = (0x0123456789ABCDEF, 0x7EDCBA9876543210)
 
 
 class _Options(ctypes.Structure):
@@ -235,120 +232,3 @@ def step_interpreted(
     launcher = "regops_optimizer_step_strided_cuda" if strided else "regops_optimizer_step_cuda"
     call(device, launcher, ctypes.byref(options), tensors, of_kind, *common)
     return device.launched
-
-
-def shifted(tensor: Tensor, skip: int) -> Tensor:
-    """The same, `skip` elements past an aligned address."""
-    storage = torch.zeros(tensor.numel() + skip, dtype=tensor.dtype)
-    return storage[skip:].view(tensor.shape).copy_(tensor)
-
-
-def make(
-    shapes: list[tuple[int, ...]],
-    rule: str = "adamw",
-    dtype: torch.dtype = torch.float32,
-    grad_dtype: torch.dtype | None = None,
-    state_dtype: torch.dtype | None = None,
-    states: int | None = None,
-    done: int = 3,
-    hyper: dict[str, Any] | None = None,
-    **options: Any,
-) -> Problem:
-    """A problem of random tensors; `states` and `done` are the numbers of states and past steps."""
-    generator = torch.Generator().manual_seed(len(shapes))
-    real = torch.promote_types(dtype, torch.float32)
-    master = options.get("master", "none")
-
-    def random(kind: torch.dtype, positive: bool = False) -> list[Tensor]:
-        tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        return [(x.square() if positive else x).to(kind) for x in tensors]
-
-    params = random(dtype)
-    masters = []
-    if master == "fp32":
-        # Of an eighth of an ulp of bfloat16 more; every 8th parameter was changed since.
-        masters = [param.to(real) * (1 + 2.0**-11) for param in params]
-        for param in params:
-            param.flatten()[::8].mul_(2)
-    elif master == "kahan":
-        masters = [(param.to(real) * 2.0**-12).to(dtype) for param in params]
-    states = (2 if rule == "adamw" else 1) if states is None else states
-    of_rule = {"weight_decay": 0.1, "lr": 0.01} | (hyper or {})
-    if rule == "sgdw" and states:
-        of_rule = {"momentum": 0.9, "dampening": 0.25} | of_rule
-    if options.get("gradient_noise") or master == "stochastic" or state_dtype:
-        options.setdefault("key", regops.random.key(*KEY))
-    return Problem(
-        rule,
-        params,
-        random(grad_dtype or dtype),
-        [random(state_dtype or real, i > 0) for i in range(states)],
-        [torch.tensor(float(done)) for _ in shapes],
-        masters,
-        random(real) if options.get("ema_decay") else [],
-        of_rule,
-        options,
-    )
-
-
-# A value is a sum of a handful of terms that are not larger than the largest in its tensor, with a
-# rounding more or less where the compiler fuses a product and a sum.
-ULPS = 8
-# Roundings to 16 bits differ by one unit where those few ulp of float32 cross a boundary: 1 element
-# in 2^12, of the tensor's largest; more of its small ones.
-SHARE = 0.02
-
-
-def assert_close(actual: Tensor, expected: Tensor, eps: float, what: str) -> None:
-    """Within ULPS of the largest value, or one unit of a 16-bit type in a small share."""
-    assert actual.dtype == expected.dtype
-    a, b = actual.double(), expected.double()
-    finite = a.isfinite() & b.isfinite()
-    torch.testing.assert_close(a[~finite], b[~finite], equal_nan=True)
-    a, b = a[finite], b[finite]
-    if not b.numel():
-        return
-    error = (a - b).abs()
-    if actual.element_size() > 2:
-        allowed = ULPS * eps * b.abs().max()
-        assert (error <= allowed).all(), f"{what}: {error.max()} > {allowed}"
-        return
-    unit = b.abs() * torch.finfo(actual.dtype).eps + 2.0**-24
-    assert (error <= unit).all(), f"{what}: {(error / unit).max()} units"
-    assert (error > 0).sum() <= max(2, SHARE * error.numel()), f"{what}: {(error > 0).sum()}"
-
-
-def compare(actual: Problem, expected: Problem, eps: float | None = None) -> None:
-    """All tensors of a problem against the oracle's."""
-    real = torch.promote_types(actual.params[0].dtype, torch.float32)
-    eps = torch.finfo(real).eps if eps is None else eps
-    assert torch.equal(torch.stack(actual.steps), torch.stack(expected.steps))
-    for k in range(len(actual.params)):
-        ours, theirs = actual.operands(k), expected.operands(k)
-        # One product, or a zero.
-        a, b = ours.pop("grad"), theirs.pop("grad")
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=f"grad {k}")
-        if actual.options.get("master") == "kahan":
-            # Where the parameter's rounding differs its error does: their sum counts.
-            a, b = (x["param"].to(real) + x.pop("master").to(real) for x in (ours, theirs))
-            unit = torch.finfo(theirs["param"].dtype).eps ** 2
-            torch.testing.assert_close(a, b, rtol=unit, atol=ULPS * eps)
-        for name, tensor in ours.items():
-            assert_close(tensor, theirs[name], eps, f"{name} {k}")
-
-
-def check(
-    problem: Problem,
-    device: Device | None = None,
-    strided: bool = False,
-    eps: float | None = None,
-) -> set[str]:
-    """Does the step both ways; returns the launched kernels' names. `problem` ends as the oracle's.
-
-    Strides are kept: tensors are copied storage and all.
-    """
-    actual = copy.deepcopy(problem)
-    step_expected(problem)
-    launched = step_interpreted(actual, device, strided)
-    compare(actual, problem, eps)
-    return launched

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from regops.reference.optimizer_step import grad_norm
 from tests.cuda_library import call, interpreted, library
-from tests.optimizer_step_call import DTYPE_CODES, Memory, shifted
+from tests.optimizer_step_call import DTYPE_CODES, Memory
+from tests.optimizer_step_problems import DTYPES, shifted
 from tests.ptx import Device, require_nvcc
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Ends of vectors, of the vectors that are in flight together, and of a chunk; nothing; 0-d.
 SHAPES = [(1,), (0,), (3, 5), (1023,), (), (4096, 4), (16387,)]
 

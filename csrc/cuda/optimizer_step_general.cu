@@ -14,13 +14,12 @@
 #include <cmath>
 #include <type_traits>
 
+#include "cuda/optimizer_step_arithmetic.cuh"
 #include "cuda/optimizer_step_group.cuh"
 #include "cuda/optimizer_step_launch.h"
 #include "cuda/reduce.cuh"
 #include "cuda/tensor_table.cuh"
-#include "math/adamw.h"
 #include "math/optimizer_step.h"
-#include "math/sgdw.h"
 
 namespace regops {
 namespace {
@@ -35,8 +34,6 @@ struct GeneralTensor {
   uint64_t first_index;
 };
 
-struct NoLayout {};
-
 template <bool kStrided>
 struct GeneralCall {
   StepOptions options;
@@ -47,11 +44,6 @@ struct GeneralCall {
 };
 static_assert(sizeof(GeneralCall<false>) <= kParameterBytes);
 static_assert(sizeof(GeneralCall<true>) <= kParameterBytes);
-
-// Elements [begin, end) of a tensor: a block's, in the logical order.
-struct Range {
-  int64_t begin, end;
-};
 
 template <int kSize>
 __device__ __forceinline__ Range range_of(const GeneralTensor& tensor, int64_t block) {
@@ -75,59 +67,6 @@ __device__ __forceinline__ bool all_aligned(const GeneralTensor& tensor) {
          is_aligned(tensor.second) && is_aligned(tensor.largest) && is_aligned(tensor.master) &&
          is_aligned(tensor.ema);
 }
-
-// The group whose element 0 is `start`, which may lie before the range.
-template <int kSize>
-__device__ __forceinline__ Group<kSize, false> group_at(const GeneralTensor& tensor, Range range,
-                                                        int64_t start, bool aligned,
-                                                        const NoLayout&) {
-  const int first = static_cast<int>(max(range.begin - start, int64_t(0)));
-  const int last = static_cast<int>(min(range.end - start, int64_t(kSize)));
-  const bool whole = first == 0 && last == kSize;
-  return {
-      tensor.first_index + static_cast<uint64_t>(start), first, last, aligned && whole, {start}};
-}
-
-template <int kSize>
-__device__ __forceinline__ Group<1, true> group_at(const GeneralTensor& tensor, Range,
-                                                   int64_t start, bool, const StepLayout& layout) {
-  Group<1, true> group = {tensor.first_index + static_cast<uint64_t>(start), 0, 1, false, {}};
-  // Divisions of 64 bits cost several of 32.
-  const bool small = tensor.numel <= 0xFFFFFFFF;
-  int64_t rest = start;
-  for (int d = layout.dims - 1; d >= 0; --d) {
-    const int64_t size = layout.size[d];
-    const int64_t above =
-        small ? static_cast<uint32_t>(rest) / static_cast<uint32_t>(size) : rest / size;
-    const int64_t i = rest - above * size;
-#pragma unroll
-    for (int o = 0; o < kStepOperands; ++o) group.offset[o] += i * layout.stride[o][d];
-    rest = above;
-  }
-  return group;
-}
-
-// Scalars as Real, kept in registers.
-template <class Real>
-struct Factors {
-  AdamWFactors<Real> adamw;
-  SgdwFactors<Real> sgdw;
-  Real unscale, grad, noise, threshold;
-
-  __device__ Factors(const StepOptions& options, const StepScalars& scalars)
-      : adamw(adamw_factors<Real>(options, scalars)),
-        sgdw(sgdw_factors<Real>(options, scalars)),
-        unscale(static_cast<Real>(scalars.unscale)),
-        grad(static_cast<Real>(scalars.grad_factor)),
-        noise(static_cast<Real>(scalars.noise)),
-        threshold(static_cast<Real>(scalars.threshold)) {}
-};
-
-// A group's elements, in the type computed in.
-template <class Real, int kSize>
-struct Elements {
-  Real w[kSize], g[kSize], first[kSize], second[kSize], largest[kSize], ema[kSize];
-};
 
 template <class Real, int kSize, bool kStrided>
 __device__ __forceinline__ void load(const StepOptions& options, const GeneralTensor& tensor,
@@ -178,48 +117,6 @@ __device__ __forceinline__ void load(const StepOptions& options, const GeneralTe
     widen_group<T>(largest, x.largest);
   });
   widen_group<Real>(ema, x.ema);
-}
-
-template <class Real, int kSize>
-__device__ __forceinline__ void update(const StepOptions& options, const GeneralTensor& tensor,
-                                       const Factors<Real>& factors, const Key& noise_key,
-                                       uint64_t index, Elements<Real, kSize>& x) {
-  const Real limit = static_cast<Real>(options.clip_value), l2 = static_cast<Real>(options.l2);
-#pragma unroll
-  for (int k = 0; k < kSize; ++k) x.g[k] = clip_value(x.g[k] * factors.grad, limit);
-  if (options.noise_variance != 0.0) add_noise(noise_key, index, factors.noise, x.g);
-  if (l2 != Real(0)) {
-#pragma unroll
-    for (int k = 0; k < kSize; ++k) x.g[k] += l2 * x.w[k];
-  }
-
-  const auto each = [&](auto rule) {
-#pragma unroll
-    for (int k = 0; k < kSize; ++k) x.w[k] = rule(k);
-  };
-  if (options.rule == StepRule::adamw) {
-    const auto adamw = [&](auto amsgrad, int k) {
-      return adamw_update<decltype(amsgrad)::value>(x.w[k], x.g[k], x.first[k], x.second[k],
-                                                    x.largest[k], factors.adamw);
-    };
-    if (tensor.largest != nullptr) {
-      each([&](int k) { return adamw(std::true_type(), k); });
-    } else {
-      each([&](int k) { return adamw(std::false_type(), k); });
-    }
-  } else if (tensor.first == nullptr) {
-    each(
-        [&](int k) { return sgdw_update<false, false>(x.w[k], x.g[k], x.first[k], factors.sgdw); });
-  } else if (options.nesterov) {
-    each([&](int k) { return sgdw_update<true, true>(x.w[k], x.g[k], x.first[k], factors.sgdw); });
-  } else {
-    each([&](int k) { return sgdw_update<true, false>(x.w[k], x.g[k], x.first[k], factors.sgdw); });
-  }
-
-  if (options.l1 != 0.0) {
-#pragma unroll
-    for (int k = 0; k < kSize; ++k) x.w[k] = soft_threshold(x.w[k], factors.threshold);
-  }
 }
 
 // The gradient, cleared or unscaled where asked for.
@@ -299,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int64_t kStep = kThreads * kSize;
   const auto for_each_group = [&](auto function) {
     for (int64_t i = start; i < range.end; i += kStep) {
-      function(group_at<kSize>(tensor, range, i, aligned, call.layout));
+      function(group_at<kSize>(tensor.first_index, range, i, aligned, call.layout));
     }
   };
 
@@ -322,7 +219,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (pass == 1 && stores_grad) {
         store_grad(options, tensor, group, factors.unscale, x.g);
       }
-      update(options, tensor, factors, scalars.keys[kGradientNoise], group.index, x);
+      update(options, tensor.first != nullptr, tensor.largest != nullptr, factors,
+             scalars.keys[kGradientNoise], group.index, x);
       if (pass == 0) {
 #pragma unroll
         for (int k = 0; k < kSize; ++k) {

@@ -28,6 +28,44 @@ struct Group {
   }
 };
 
+// Elements [begin, end) of a tensor: a block's, in the logical order.
+struct Range {
+  int64_t begin, end;
+};
+
+// Of tensors in one piece.
+struct NoLayout {};
+
+// The group whose element 0 is `start`, which may lie before the range.
+template <int kSize>
+__device__ __forceinline__ Group<kSize, false> group_at(uint64_t first_index, Range range,
+                                                        int64_t start, bool aligned,
+                                                        const NoLayout&) {
+  const int first = static_cast<int>(max(range.begin - start, int64_t(0)));
+  const int last = static_cast<int>(min(range.end - start, int64_t(kSize)));
+  const bool whole = first == 0 && last == kSize;
+  return {first_index + static_cast<uint64_t>(start), first, last, aligned && whole, {start}};
+}
+
+template <int kSize>
+__device__ __forceinline__ Group<1, true> group_at(uint64_t first_index, Range, int64_t start, bool,
+                                                   const StepLayout& layout) {
+  Group<1, true> group = {first_index + static_cast<uint64_t>(start), 0, 1, false, {}};
+  const auto walk = [&](int d, int64_t i) {
+#pragma unroll
+    for (int o = 0; o < kStepOperands; ++o) group.offset[o] += i * layout.stride[o][d];
+  };
+  int64_t rest = start;
+  for (int d = layout.dims - 1; d > 0; --d) {
+    const int64_t above = rest / layout.size[d];
+    walk(d, rest - above * layout.size[d]);
+    rest = above;
+  }
+  // The outermost needs no division of 64 bits, some 100 instructions.
+  if (layout.dims > 0) walk(0, rest);
+  return group;
+}
+
 // Calls function(T()) for a parameter's, gradient's or state's element type: those that a step
 // computed in Real can have.
 template <class Real, class Function>
