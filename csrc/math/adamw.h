@@ -40,7 +40,7 @@ REGOPS_HOST_DEVICE Real adamw_update(Real w, Real g, Real& m, Real& v, Real& lar
     largest = largest >= v || largest != largest ? largest : v;
     u = largest;
   }
-  return w * f.decay - f.rate * (m / (sqrt(u) * f.root_factor + f.eps));
+  return w * f.decay - f.rate * (m / (std::sqrt(u) * f.root_factor + f.eps));
 }
 
 }  // namespace regops

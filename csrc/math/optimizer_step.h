@@ -17,9 +17,11 @@
 
 namespace regops {
 
-// base^exponent for base >= 0, 0 included: to an ulp of the exponential where base^exponent is near
-// 1, and inlined by nvcc, which its pow is not.
-REGOPS_HOST_DEVICE double power(double base, double exponent) { return exp(exponent * log(base)); }
+// base^exponent for base >= 0, to an ulp of 1 where it is no more than that; inlined by nvcc, which
+// its pow is not.
+REGOPS_HOST_DEVICE double power(double base, double exponent) {
+  return std::exp(exponent * std::log(base));
+}
 
 // `step` counts from 1; grad_norm is that of the unscaled gradients; grad_scale and found_inf are
 // GradScaler's, 1 and 0 without one.
@@ -31,12 +33,13 @@ REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double s
   scalars.unscale = 1.0 / grad_scale;
   scalars.grad_factor = options.maximize ? -scalars.unscale : scalars.unscale;
   if (!std::isinf(options.max_grad_norm)) {
-    // torch's clip_grad_norm_, in its type, so that the same gradients clip alike: nan norms make
-    // all nan, infinite ones make 0 of what is finite and nan of what is not.
+    // As torch's clip_grad_norm_, in the gradients' precision, so that the same gradients clip
+    // alike: nan norms make all nan, infinite ones make 0 of what is finite and nan of what is not.
+    const float norm = static_cast<float>(grad_norm);
     const double coefficient =
         options.grad == DType::float64
             ? options.max_grad_norm / (grad_norm + 1e-6)
-            : static_cast<float>(options.max_grad_norm) / (static_cast<float>(grad_norm) + 1e-6f);
+            : static_cast<double>(static_cast<float>(options.max_grad_norm) / (norm + 1e-6f));
     if (!(coefficient >= 1.0)) scalars.grad_factor *= coefficient;
   }
   scalars.decay = 1.0 - lr * options.weight_decay;
@@ -44,11 +47,11 @@ REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double s
   scalars.root_factor = 1.0;
   if (options.rule == StepRule::adamw) {
     scalars.rate = lr / (1.0 - power(options.beta1, step));
-    scalars.root_factor = 1.0 / sqrt(1.0 - power(options.beta2, step));
+    scalars.root_factor = 1.0 / std::sqrt(1.0 - power(options.beta2, step));
   }
   scalars.inflow = step == 1.0 ? 1.0 : 1.0 - options.dampening;
   scalars.threshold = lr * options.l1;
-  scalars.noise = sqrt(options.noise_variance / power(step, options.noise_decay));
+  scalars.noise = std::sqrt(options.noise_variance / power(step, options.noise_decay));
   const Key of_tensor = fold_in(fold_in(key, static_cast<uint64_t>(step)), stream);
   for (int use = 0; use < kStepStreams; ++use) scalars.keys[use] = fold_in(of_tensor, use);
   return scalars;
@@ -76,7 +79,7 @@ REGOPS_HOST_DEVICE Real average(Real ema, Real w, Real decay, Real rest) {
 
 // Factor that brings a row of this sum of squares back to the limit.
 REGOPS_HOST_DEVICE double row_factor(double sum_of_squares, double max_norm) {
-  const double norm = sqrt(sum_of_squares);
+  const double norm = std::sqrt(sum_of_squares);
   return norm > max_norm ? max_norm / norm : 1.0;
 }
 
