@@ -16,7 +16,7 @@ from tests.optimizer_step_problems import DTYPES, shifted
 from tests.ptx import Device, require_nvcc
 
 # Ends of vectors, of the vectors that are in flight together, and of a chunk; nothing; 0-d.
-SHAPES = [(1,), (0,), (3, 5), (1023,), (), (4096, 4), (16387,)]
+SHAPES = [(1,), (0,), (3, 5), (8191,), (), (4096, 4), (16387,)]
 
 
 class _Gradient(ctypes.Structure):

@@ -1,6 +1,6 @@
 // Optimizer steps of any element types and with every extra. Options are branches that a whole
-// launch takes alike, not template parameters: 2^20 kernels are 4, and what a step costs is its
-// bytes.
+// launch takes alike, not template parameters: a million combinations are four kernels, and what a
+// step costs is its bytes.
 //
 // A thread owns groups of 8 neighbours (4 in float64), counted from the global parameter's first
 // element, so that one Philox block serves each rounding and two serve the noise, and loads all
