@@ -32,15 +32,16 @@ def wrong_types(
     if not wrong and "incompatible function arguments" not in str(error):
         return error
     details = "; ".join(
-        f"expected {name}: {annotations[name]}, got {_described(arguments[name])}"
+        f"expected {name}: {annotations[name]}, got {_described(arguments[name], hints[name])}"
         for name in wrong or arguments
     )
     return TypeError(f"regops.{function.__name__}: {details}")
 
 
-def _described(value: object) -> str:
+def _described(value: object, hint: Any) -> str:
     name = type(value).__name__
-    if not isinstance(value, (list, tuple)):
+    of_items = any(get_origin(each) is Sequence for each in (hint, *get_args(hint)))
+    if not of_items or not isinstance(value, (list, tuple)):
         return name
     return f"{name} of {', '.join(sorted({type(item).__name__ for item in value}))}"
 

@@ -253,16 +253,16 @@ def _dispatcher_arguments(
 
 def _cases_of_other_tensors() -> list[object]:
     """One case for each set of tensors that a call can have: the first of it."""
-    first = {}
-    for spec, case in ((spec, case) for spec in SPECS.values() for case in spec.cases):
-        kinds = {"ema_decay", "zero_grad", "grad_scale", "found_inf", "max_grad_norm", "streams"}
-        tensors = frozenset(kinds & case.kwargs.keys())
-        noise, master = "gradient_noise" in case.kwargs, case.kwargs.get("master")
-        types = (case.state_dtype, case.grad_dtype, case.layouts[0] == case.layouts[1])
-        first.setdefault((spec.name, case.empty, tensors, noise, master, types), (spec, case))
-    return [
-        pytest.param(spec, case, id=f"{spec.name}-{case.name}") for spec, case in first.values()
-    ]
+    kinds = {"ema_decay", "zero_grad", "grad_scale", "found_inf", "max_grad_norm", "streams"}
+    first: dict[object, object] = {}
+    for spec in SPECS.values():
+        for case in spec.cases:
+            tensors = frozenset(kinds & case.kwargs.keys())
+            noise, master = "gradient_noise" in case.kwargs, case.kwargs.get("master")
+            types = (case.state_dtype, case.grad_dtype, case.layouts[0] == case.layouts[1])
+            found = pytest.param(spec, case, id=f"{spec.name}-{case.name}")
+            first.setdefault((spec.name, case.empty, tensors, noise, master, types), found)
+    return list(first.values())
 
 
 @pytest.mark.parametrize(("spec", "case"), _cases_of_other_tensors())
