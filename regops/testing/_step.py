@@ -249,8 +249,13 @@ def step_tolerance(
 
 def assert_step_close(tolerance: Tolerance, actual: StepCall, expected: StepCall) -> None:
     """Raises AssertionError, naming the tensor, unless all that two calls wrote is as near."""
-    wanted = expected.tensors()
-    for name, got in actual.tensors().items():
+    written, wanted = actual.tensors(), expected.tensors()
+    if not tolerance.exact and actual.kwargs.get("master") == "kahan":
+        # A parameter rounded to the other side has a compensation of the other sign.
+        for tensors in (written, wanted):
+            for name in [name for name in tensors if name.startswith("master")]:
+                tensors[name] = tensors[name] + tensors[name.replace("master", "param")].float()
+    for name, got in written.items():
         if tolerance.exact:
             assert_equal(name, got, wanted[name])
         else:
