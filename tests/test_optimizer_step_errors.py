@@ -1,4 +1,7 @@
-"""What optimizer steps refuse, in which words; and that they have written nothing then."""
+"""What optimizer steps refuse, in which words; and that they have written nothing then.
+
+Longer than other files since it is a table of every argument.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Optimizer steps against closed forms, the papers' claims and torch's optimizers."""
+"""Optimizer steps against closed forms, the papers' claims and torch's optimizers.
+
+Longer than other files since each option has a law of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every optimizer step of the case table: against its reference, and by laws that any must keep."""
+"""Every optimizer step of the case table: against its reference, and by laws that any must keep.
+
+Longer than other files since all laws share the ways to make and to compare a call.
+"""
 
 from __future__ import annotations
 
