@@ -14,6 +14,7 @@
 #include "ops/copy.h"
 #include "ops/cross_entropy_signature.h"
 #include "ops/dropout.h"
+#include "ops/read_write.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/launch.h"
 #endif
@@ -105,6 +106,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         &regops::Unpacked<&regops::check_linear_cross_entropy_eager>::call);
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
+  m.def("read_write_", &regops::read_write_inplace, py::arg("written"), py::arg("read"));
   m.def("build_info", &build_info);
   m.def("variate_blocks", &variate_blocks, py::arg("seed"), py::arg("offset"), py::arg("first"));
   m.def("permuted_layout", &permuted_layout, py::arg("tensor"));
