@@ -2,6 +2,7 @@
 
     import regops.functional as RF    # the ops as functions
     import regops.nn                  # as modules
+    import regops.optim               # AdamW and SGDW
     import regops.random              # keys: where their random numbers come from
 
 `python -m regops info` says what this installation can do, and why not the rest.
@@ -28,7 +29,7 @@ except ImportError as error:
         _reason = "regops: its compiled extension is missing: install regops again"
     raise ImportError(_reason) from None
 
-from regops import functional, nn, random, reference
+from regops import functional, nn, optim, random, reference
 from regops._info import info
 
-__all__ = ["functional", "info", "nn", "random", "reference"]
+__all__ = ["functional", "info", "nn", "optim", "random", "reference"]
