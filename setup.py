@@ -137,7 +137,7 @@ def extension() -> CppExtension:
     """regops._C."""
     # Contraction to fused multiply-add would round differently on each instruction set.
     # GCC 12's own AVX-512 header trips its uninitialized warnings.
-    compile_args = ["-O3", "-std=c++20", "-ffp-contract=off", "-g0"]
+    compile_args = ["-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-g0"]
     if torch.backends.openmp.is_available():
         # at::parallel_for is a header: without this it is a plain loop, and nothing says so.
         compile_args.append("-fopenmp")

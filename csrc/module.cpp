@@ -3,18 +3,23 @@
 // The ops themselves are registered with torch's dispatcher when this library loads
 // (torch.ops.regops).
 #include <atomic>
+#include <variant>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
 #include "cpu/dropout.h"
 #include "cpu/isa.h"
+#include "ops/adamw.h"
 #include "ops/contiguity.h"
 #include "ops/copy.h"
 #include "ops/cross_entropy_signature.h"
 #include "ops/dropout.h"
 #include "ops/read_write.h"
+#include "ops/grad_norm.h"
+#include "ops/sgdw.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/launch.h"
 #endif
@@ -87,6 +92,38 @@ py::tuple philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high
   return py::make_tuple(word[0], word[1], word[2], word[3]);
 }
 
+// What Python hands over in place of an op's argument: lists are taken apart, and a learning rate
+// may be a number.
+template <class T>
+struct Held {
+  using Type = std::decay_t<T>;
+  static T unwrap(Type& value) { return value; }
+};
+template <>
+struct Held<at::TensorList> {
+  using Type = std::vector<at::Tensor>;
+  static at::TensorList unwrap(Type& value) { return value; }
+};
+template <>
+struct Held<const at::Tensor&> {
+  using Type = std::variant<at::Tensor, double>;
+  static const at::Tensor& unwrap(Type& value) {
+    if (const double* number = std::get_if<double>(&value)) {
+      value = at::scalar_tensor(*number, at::kDouble);
+    }
+    return std::get<at::Tensor>(value);
+  }
+};
+
+template <auto* function>
+struct Bound;
+template <class... Arguments, void (*function)(Arguments...)>
+struct Bound<function> {
+  static void call(typename Held<Arguments>::Type... arguments) {
+    function(Held<Arguments>::unwrap(arguments)...);
+  }
+};
+
 #ifdef __SANITIZE_ADDRESS__
 // Proof, for the tests, that the sanitizer sees what this library does.
 float read_past_end(const at::Tensor& tensor) {
@@ -104,6 +141,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("linear_cross_entropy", &regops::Unpacked<&regops::linear_cross_entropy_eager>::call);
   m.def("check_linear_cross_entropy",
         &regops::Unpacked<&regops::check_linear_cross_entropy_eager>::call);
+  m.def("grad_norm", &regops::grad_norm_eager);
+  m.def("adamw_step_", &Bound<&regops::AdamWOp::call>::call);
+  m.def("check_adamw_step_", &Bound<&regops::adamw_step<&regops::check_step>>::call);
+  m.def("sgdw_step_", &Bound<&regops::SgdwOp::call>::call);
+  m.def("check_sgdw_step_", &Bound<&regops::sgdw_step<&regops::check_step>>::call);
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
   m.def("read_write_", &regops::read_write_inplace, py::arg("written"), py::arg("read"));

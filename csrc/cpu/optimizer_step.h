@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "optimizer_step.h"
+#include "optimizer_step_call.h"
 
 namespace regops::cpu {
 

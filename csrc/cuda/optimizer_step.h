@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/key.h"
-#include "optimizer_step.h"
+#include "optimizer_step_call.h"
 
 namespace regops {
 

@@ -11,7 +11,7 @@
 #include <cmath>
 
 #include "math/host_device.h"
-#include "optimizer_step.h"
+#include "optimizer_step_call.h"
 
 namespace regops {
 
@@ -40,7 +40,7 @@ REGOPS_HOST_DEVICE Real adamw_update(Real w, Real g, Real& m, Real& v, Real& lar
     largest = largest >= v || largest != largest ? largest : v;
     u = largest;
   }
-  return w * f.decay - f.rate * (m / (sqrt(u) * f.root_factor + f.eps));
+  return w * f.decay - f.rate * (m / (std::sqrt(u) * f.root_factor + f.eps));
 }
 
 }  // namespace regops

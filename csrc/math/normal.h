@@ -48,7 +48,7 @@ REGOPS_HOST_DEVICE float log_of_uniform(float u) {
 
 REGOPS_HOST_DEVICE NormalPair normal_pair(uint32_t word0, uint32_t word1) {
   const float u = static_cast<float>(word0) * 0x1p-32f + 0x1p-33f;
-  const float radius = sqrtf(-2.0f * log_of_uniform(u));
+  const float radius = std::sqrt(-2.0f * log_of_uniform(u));
   // 2 pi v = quadrant pi / 2 + f pi / 2 with |f| <= 1/2.
   const uint32_t quadrant = (word1 + 0x20000000u) >> 30;
   const float f = static_cast<float>(static_cast<int32_t>(word1 - (quadrant << 30))) * 0x1p-30f;

@@ -13,7 +13,7 @@
 #include <cmath>
 
 #include "math/host_device.h"
-#include "optimizer_step.h"
+#include "optimizer_step_call.h"
 
 namespace regops {
 
@@ -37,12 +37,12 @@ REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double s
   scalars.rate = lr;
   scalars.root_factor = 1.0;
   if (options.rule == StepRule::adamw) {
-    scalars.rate = lr / (1.0 - pow(options.beta1, step));
-    scalars.root_factor = 1.0 / sqrt(1.0 - pow(options.beta2, step));
+    scalars.rate = lr / (1.0 - std::pow(options.beta1, step));
+    scalars.root_factor = 1.0 / std::sqrt(1.0 - std::pow(options.beta2, step));
   }
   scalars.inflow = step == 1.0 ? 1.0 : 1.0 - options.dampening;
   scalars.threshold = lr * options.l1;
-  scalars.noise = sqrt(options.noise_variance / pow(step, options.noise_decay));
+  scalars.noise = std::sqrt(options.noise_variance / std::pow(step, options.noise_decay));
   const Key of_tensor = fold_in(fold_in(key, static_cast<uint64_t>(step)), stream);
   for (int use = 0; use < kStepStreams; ++use) scalars.keys[use] = fold_in(of_tensor, use);
   return scalars;
@@ -70,7 +70,7 @@ REGOPS_HOST_DEVICE Real average(Real ema, Real w, Real decay, Real rest) {
 
 // Factor that brings a row of this sum of squares back to the limit.
 REGOPS_HOST_DEVICE double row_factor(double sum_of_squares, double max_norm) {
-  const double norm = sqrt(sum_of_squares);
+  const double norm = std::sqrt(sum_of_squares);
   return norm > max_norm ? max_norm / norm : 1.0;
 }
 

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "math/host_device.h"
-#include "optimizer_step.h"
+#include "optimizer_step_call.h"
 
 namespace regops {
 

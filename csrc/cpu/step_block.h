@@ -1,0 +1,326 @@
+// A block of an optimizer step: the gradient on its way in, the update, the weight on its way out.
+// Once per instruction set.
+
+namespace regops::cpu::REGOPS_ISA {
+
+// Elements of a block: five of float32 are 10 KiB of L1.
+constexpr int64_t kStepBlock = 512;
+
+// Of a row that max_norm limits: its norm, without writing, or its scaled weights.
+enum class Pass { plain, measure, scaled };
+
+// Where max_norm makes whole rows the unit of work.
+static inline bool limits_rows(const StepOptions& options, const StepTensors& tensors) {
+  return tensors.row > 0 && !std::isinf(options.max_norm);
+}
+
+// Every sum in double, in one order for all instruction sets: eight partial sums, four of each.
+typedef double Doubles __attribute__((vector_size(64)));
+
+template <class Real>
+static double squares_of(const Real* x, int64_t n) {
+  typedef Real Reals __attribute__((vector_size(8 * sizeof(Real))));
+  constexpr int kSums = 4, kStride = 8 * kSums;
+  Doubles sums[kSums] = {};
+  const auto add = [&](const Real* from) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kSums; ++u) {
+      Reals part;
+      std::memcpy(&part, from + 8 * u, sizeof part);
+      const Doubles wide = __builtin_convertvector(part, Doubles);
+      sums[u] += wide * wide;
+    }
+  };
+  int64_t i = 0;
+  for (; i + kStride <= n; i += kStride) {
+    __builtin_prefetch(x + i + 4096 / sizeof(Real));
+    __builtin_prefetch(x + i + 4096 / sizeof(Real) + kStride / 2);
+    add(x + i);
+  }
+  Real rest[kStride] = {};
+  std::memcpy(rest, x + i, (n - i) * sizeof(Real));
+  add(rest);
+  const Doubles sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+// Random words for a block and for the blocks of words that stick out at both ends.
+constexpr int64_t kStepWords = kStepBlock + 8 * kFillBlocks;
+
+template <class Real>
+struct Scratch {
+  alignas(64) Real weight[kStepBlock];
+  alignas(64) Real grad[kStepBlock];
+  alignas(64) Real first[kStepBlock];
+  alignas(64) Real second[kStepBlock];
+  alignas(64) Real largest[kStepBlock];
+  alignas(64) Real image[kStepBlock];  // the weight as its parameter holds it
+  alignas(64) Real ema[kStepBlock];
+  alignas(64) uint32_t random[kStepWords];
+};
+
+// The variates of kBits bits of elements [first, first + n) of a stream.
+template <class Bits>
+static inline const Bits* variates(Key key, uint64_t first, int64_t n, uint32_t* words) {
+  constexpr int64_t kPerBlock = 16 / sizeof(Bits);
+  const int64_t skip = static_cast<int64_t>(first % kPerBlock);
+  const uint64_t block = first / kPerBlock;
+  const int64_t blocks = (skip + n + kPerBlock - 1) / kPerBlock;
+  for (int64_t b = 0; b < blocks; b += kFillBlocks) {
+    fill_blocks<kFillChains>(key, block + b, words + 4 * b);
+  }
+  return reinterpret_cast<const Bits*>(words) + skip;
+}
+
+// values <- values + deviation z, z standard normal.
+template <class Real>
+static inline void add_noise(Real* values, int64_t n, Real deviation, Key key, uint64_t first,
+                             uint32_t* words) {
+  // Pairs begin at even indices.
+  const int64_t skip = static_cast<int64_t>(first % 2);
+  const uint32_t* pairs = variates<uint32_t>(key, first - skip, skip + n, words);
+  alignas(64) float normals[kStepBlock + 2];
+  const int64_t count = (skip + n + 1) / 2;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const NormalPair pair = normal_pair(pairs[2 * i], pairs[2 * i + 1]);
+    normals[2 * i] = pair.first;
+    normals[2 * i + 1] = pair.second;
+  }
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) values[i] += deviation * static_cast<Real>(normals[skip + i]);
+}
+
+static inline void store_stochastically(DType dtype, const float* from, void* to, int64_t n,
+                                        const uint16_t* random) {
+  if (dtype == DType::bfloat16) {
+    BFloat16* target = static_cast<BFloat16*>(to);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) target[i].bits = stochastic_bfloat16(from[i], random[i]);
+  } else {
+    Half* target = static_cast<Half*>(to);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) target[i].bits = stochastic_float16(from[i], random[i]);
+  }
+}
+
+static inline int64_t size_of(DType dtype) {
+  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+}
+
+static inline void* at_element(void* tensor, DType dtype, int64_t index) {
+  return static_cast<char*>(tensor) + index * size_of(dtype);
+}
+
+template <class Real>
+class Step {
+ public:
+  Step(const StepOptions& options, const StepScalars& scalars, Scratch<Real>& scratch)
+      : options_(options), scalars_(scalars), scratch_(scratch) {}
+
+  // Elements [begin, begin + n) of each tensor. Returns the sum of the squares of the new weights
+  // if `pass` asks for it, and writes nothing then.
+  double block(const StepTensors& tensors, int64_t begin, int64_t n, Pass pass, Real factor) const {
+    if (scalars_.skip) {
+      if (pass != Pass::measure) finish_gradient(tensors, begin, n);
+      return 0.0;
+    }
+    const bool in_place = pass == Pass::plain;
+    Real* w = read_weight(tensors, begin, n, in_place);
+    Real grad_factor = static_cast<Real>(scalars_.grad_factor);
+    const Real* g = read_gradient(tensors, begin, n, w, grad_factor);
+    Real* m = read_state(tensors.first, begin, n, scratch_.first, in_place);
+    Real* v = read_state(tensors.second, begin, n, scratch_.second, in_place);
+    Real* u = read_state(tensors.largest, begin, n, scratch_.largest, in_place);
+    update(tensors, w, g, m, v, u, n, grad_factor);
+    if (options_.l1 != 0.0) {
+      const Real threshold = static_cast<Real>(scalars_.threshold);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) w[i] = soft_threshold(w[i], threshold);
+    }
+    if (pass == Pass::measure) return squares_of(w, n);
+    if (pass == Pass::scaled) {
+      for (int64_t i = 0; i < n; ++i) w[i] *= factor;
+    }
+    write_state(tensors, tensors.first, kRoundFirst, m, begin, n);
+    write_state(tensors, tensors.second, kRoundSecond, v, begin, n);
+    write_largest(tensors, u, begin, n);
+    write_weight(tensors, w, begin, n);
+    if (tensors.ema != nullptr) {
+      Real* ema = static_cast<Real*>(tensors.ema) + begin;
+      const Real decay = static_cast<Real>(options_.ema_decay);
+      const Real rest = static_cast<Real>(1.0 - options_.ema_decay);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) ema[i] = average(ema[i], w[i], decay, rest);
+    }
+    finish_gradient(tensors, begin, n);
+    return 0.0;
+  }
+
+ private:
+  static constexpr DType kReal = std::is_same_v<Real, double> ? DType::float64 : DType::float32;
+
+  Real* read_weight(const StepTensors& tensors, int64_t begin, int64_t n, bool in_place) const {
+    if (options_.param == kReal) {
+      Real* memory = static_cast<Real*>(tensors.param) + begin;
+      if (in_place) return memory;
+      std::memcpy(scratch_.weight, memory, n * sizeof(Real));
+      return scratch_.weight;
+    }
+    Real* w = scratch_.weight;
+    read_reals(options_.param, tensors.param, begin, n, w);
+    if constexpr (std::is_same_v<Real, float>) {
+      if (tensors.master != nullptr && options_.master == Master::kahan) {
+        read_reals(options_.param, tensors.master, begin, n, scratch_.image);
+        for (int64_t i = 0; i < n; ++i) w[i] += scratch_.image[i];
+      } else if (tensors.master != nullptr) {
+        // A parameter that was changed since, for example loaded, is no image of its master.
+        const float* master = static_cast<const float*>(tensors.master) + begin;
+        round_trip(master, scratch_.image, n);
+        for (int64_t i = 0; i < n; ++i) w[i] = scratch_.image[i] == w[i] ? master[i] : w[i];
+      }
+    }
+    return w;
+  }
+
+  // What a parameter that holds `from` reads as.
+  void round_trip(const float* from, float* to, int64_t n) const {
+    alignas(64) uint16_t narrow[kStepBlock];
+    write_reals(options_.param, from, narrow, 0, n);
+    read_reals(options_.param, narrow, 0, n, to);
+  }
+
+  void write_weight(const StepTensors& tensors, const Real* w, int64_t begin, int64_t n) const {
+    if (options_.param == kReal) {
+      Real* memory = static_cast<Real*>(tensors.param) + begin;
+      if (memory != w) std::memcpy(memory, w, n * sizeof(Real));
+      return;
+    }
+    if constexpr (std::is_same_v<Real, float>) {
+      if (options_.master == Master::stochastic) {
+        store_stochastically(options_.param, w, at_element(tensors.param, options_.param, begin), n,
+                             variates<uint16_t>(scalars_.keys[kRoundParam],
+                                                tensors.first_index + begin, n, scratch_.random));
+        return;
+      }
+      write_reals(options_.param, w, tensors.param, begin, n);
+      if (tensors.master == nullptr) return;
+      if (options_.master == Master::fp32) {
+        std::memcpy(static_cast<float*>(tensors.master) + begin, w, n * sizeof(float));
+        return;
+      }
+      read_reals(options_.param, tensors.param, begin, n, scratch_.image);
+      for (int64_t i = 0; i < n; ++i) scratch_.image[i] = w[i] - scratch_.image[i];
+      write_reals(options_.param, scratch_.image, tensors.master, begin, n);
+    }
+  }
+
+  // The gradient to be multiplied by `factor`, which becomes 1 where that is done here.
+  const Real* read_gradient(const StepTensors& tensors, int64_t begin, int64_t n, const Real* w,
+                            Real& factor) const {
+    const bool clips = !std::isinf(options_.clip_value);
+    const bool noise = scalars_.noise != 0.0;
+    const bool coupled = options_.l2 != 0.0;
+    if (options_.grad == kReal && !clips && !noise && !coupled) {
+      return static_cast<const Real*>(tensors.grad) + begin;
+    }
+    Real* g = scratch_.grad;
+    read_reals(options_.grad, tensors.grad, begin, n, g);
+    if (!clips && !noise && !coupled) return g;
+    for (int64_t i = 0; i < n; ++i) g[i] *= factor;
+    factor = Real(1);
+    if (clips) {
+      const Real limit = static_cast<Real>(options_.clip_value);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) g[i] = clip_value(g[i], limit);
+    }
+    if (noise) {
+      add_noise(g, n, static_cast<Real>(scalars_.noise), scalars_.keys[kGradientNoise],
+                tensors.first_index + begin, scratch_.random);
+    }
+    if (coupled) {
+      const Real l2 = static_cast<Real>(options_.l2);
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) g[i] += l2 * w[i];
+    }
+    return g;
+  }
+
+  Real* read_state(void* state, int64_t begin, int64_t n, Real* scratch, bool in_place) const {
+    if (state == nullptr) return scratch;
+    if (options_.state == kReal && in_place) return static_cast<Real*>(state) + begin;
+    read_reals(options_.state, state, begin, n, scratch);
+    return scratch;
+  }
+
+  void write_state(const StepTensors& tensors, void* state, StepStream stream, const Real* values,
+                   int64_t begin, int64_t n) const {
+    if (state == nullptr) return;
+    if (options_.state == kReal) {
+      Real* memory = static_cast<Real*>(state) + begin;
+      if (memory != values) std::memcpy(memory, values, n * sizeof(Real));
+    } else if constexpr (std::is_same_v<Real, float>) {
+      store_stochastically(options_.state, values, at_element(state, options_.state, begin), n,
+                           variates<uint16_t>(scalars_.keys[stream], tensors.first_index + begin, n,
+                                              scratch_.random));
+    }
+  }
+
+  // To nearest: stochastically it would take the largest of many roundings, and drift up.
+  void write_largest(const StepTensors& tensors, const Real* values, int64_t begin,
+                     int64_t n) const {
+    if (tensors.largest == nullptr || (options_.state == kReal && values != scratch_.largest)) {
+      return;
+    }
+    write_reals(options_.state, values, tensors.largest, begin, n);
+  }
+
+  void update(const StepTensors& tensors, Real* w, const Real* g, Real* m, Real* v, Real* u,
+              int64_t n, Real factor) const {
+    if (options_.rule == StepRule::adamw) {
+      const auto run = tensors.largest != nullptr ? adamw<true> : adamw<false>;
+      run(w, g, m, v, u, n, factor, adamw_factors<Real>(options_, scalars_));
+    } else {
+      const auto run = tensors.first == nullptr ? sgdw<false, false>
+                       : options_.nesterov      ? sgdw<true, true>
+                                                : sgdw<true, false>;
+      run(w, g, m, n, factor, sgdw_factors<Real>(options_, scalars_));
+    }
+  }
+
+  template <bool kAmsgrad>
+  static void adamw(Real* w, const Real* g, Real* m, Real* v, Real* u, int64_t n, Real factor,
+                    AdamWFactors<Real> f) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      w[i] = adamw_update<kAmsgrad>(w[i], factor * g[i], m[i], v[i], u[i], f);
+    }
+  }
+
+  template <bool kMomentum, bool kNesterov>
+  static void sgdw(Real* w, const Real* g, Real* buffer, int64_t n, Real factor,
+                   SgdwFactors<Real> f) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      w[i] = sgdw_update<kMomentum, kNesterov>(w[i], factor * g[i], buffer[i], f);
+    }
+  }
+
+  // As torch's fused optimizers, gradients are left unscaled, unless they are to be cleared.
+  void finish_gradient(const StepTensors& tensors, int64_t begin, int64_t n) const {
+    if (options_.zero_grad) {
+      std::memset(at_element(tensors.grad, options_.grad, begin), 0, n * size_of(options_.grad));
+    } else if (scalars_.unscale != 1.0 && !scalars_.skip) {
+      read_reals(options_.grad, tensors.grad, begin, n, scratch_.grad);
+      const Real unscale = static_cast<Real>(scalars_.unscale);
+      for (int64_t i = 0; i < n; ++i) scratch_.grad[i] *= unscale;
+      write_reals(options_.grad, scratch_.grad, tensors.grad, begin, n);
+    }
+  }
+
+  const StepOptions& options_;
+  const StepScalars& scalars_;
+  Scratch<Real>& scratch_;
+};
+
+}  // namespace regops::cpu::REGOPS_ISA

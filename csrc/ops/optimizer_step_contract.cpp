@@ -1,0 +1,332 @@
+// What the optimizer steps accept. All of it is checked before anything is written.
+#include <array>
+#include <cmath>
+#include <string>
+
+#include <ATen/MemoryOverlap.h>
+
+#include "ops/optimizer_step.h"
+#include "ops/random.h"
+
+namespace regops {
+
+using at::Tensor;
+using at::TensorList;
+
+namespace {
+
+std::string type_name(at::ScalarType type) {
+  return std::string(c10::getDtypeNames(type).first);
+}
+
+bool is_half(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
+
+at::ScalarType real_of(at::ScalarType type) { return type == at::kDouble ? type : at::kFloat; }
+
+void check_count(const StepArguments& a, const char* name, TensorList list, bool wanted,
+                 const char* why) {
+  const size_t count = wanted ? a.params.size() : 0;
+  TORCH_CHECK_VALUE(list.size() == count, "regops.", a.op, ": expected ", count, " ", name, " ",
+                    why, ", got ", list.size());
+}
+
+void check_tensor(const StepArguments& a, const char* name, size_t k, const Tensor& tensor) {
+  TORCH_CHECK(tensor.defined(), "regops.", a.op, ": expected a tensor as ", name, "[", k,
+              "], got None");
+  TORCH_CHECK(tensor.layout() == at::kStrided && !tensor.is_nested(), "regops.", a.op,
+              ": expected strided tensors, got ",
+              tensor.is_nested() ? "a nested one" : c10::str(tensor.layout()), " as ", name, "[", k,
+              "]");
+}
+
+// A list whose tensors are as large as the parameters and on their device.
+void check_list(const StepArguments& a, const char* name, TensorList list, at::ScalarType type,
+                bool written) {
+  for (size_t k = 0; k < list.size(); ++k) {
+    const Tensor &tensor = list[k], &param = a.params[k];
+    check_tensor(a, name, k, tensor);
+    TORCH_CHECK(tensor.scalar_type() == type, "regops.", a.op, ": expected ", name, " of dtype ",
+                type_name(type), ", got ", type_name(tensor.scalar_type()), " at index ", k);
+    TORCH_CHECK(tensor.device() == param.device(), "regops.", a.op, ": expected ", name, "[", k,
+                "] on ", param.device(), ", got ", tensor.device());
+    TORCH_CHECK_VALUE(tensor.sym_sizes() == param.sym_sizes(), "regops.", a.op, ": expected ", name,
+                      "[", k, "] of shape ", param.sym_sizes(), ", got ", tensor.sym_sizes());
+    TORCH_CHECK(!written || at::has_internal_overlap(tensor) != at::MemOverlap::Yes, "regops.",
+                a.op, ": expected ", name, "[", k,
+                "] without overlapping memory, got an expanded tensor");
+  }
+}
+
+void check_numbers(const StepArguments& a) {
+  const auto check = [&](const char* name, double value, bool fits, const char* range) {
+    TORCH_CHECK_VALUE(fits, "regops.", a.op, ": expected ", name, " ", range, ", got ", value);
+  };
+  const auto at_least_0 = [&](const char* name, double value) {
+    check(name, value, value >= 0.0 && !std::isinf(value), "of at least 0");
+  };
+  const auto limit = [&](const char* name, std::optional<double> value) {
+    if (value) check(name, *value, *value >= 0.0, "of at least 0");
+  };
+  check("beta1", a.beta1, a.beta1 >= 0.0 && a.beta1 < 1.0, "in [0, 1)");
+  check("beta2", a.beta2, a.beta2 >= 0.0 && a.beta2 < 1.0, "in [0, 1)");
+  at_least_0("eps", a.eps);
+  at_least_0("momentum", a.momentum);
+  check("dampening", a.dampening, std::isfinite(a.dampening), "to be finite");
+  TORCH_CHECK_VALUE(!a.nesterov || (a.momentum > 0.0 && a.dampening == 0.0), "regops.", a.op,
+                    ": expected a positive momentum and no dampening with nesterov, got momentum ",
+                    a.momentum, " and dampening ", a.dampening);
+  at_least_0("weight_decay", a.weight_decay);
+  limit("max_grad_norm", a.max_grad_norm);
+  limit("clip_value", a.clip_value);
+  at_least_0("l1", a.l1);
+  at_least_0("l2", a.l2);
+  at_least_0("eta of gradient_noise", a.noise_variance);
+  check("gamma of gradient_noise", a.noise_decay, std::isfinite(a.noise_decay), "to be finite");
+  limit("max_norm", a.max_norm);
+  if (a.ema_decay) {
+    check("ema_decay", *a.ema_decay, *a.ema_decay >= 0.0 && *a.ema_decay <= 1.0, "in [0, 1]");
+  }
+  for (const int64_t first : a.first_indices) {
+    TORCH_CHECK_VALUE(first >= 0, "regops.", a.op, ": expected first_indices of at least 0, got ",
+                      first);
+  }
+}
+
+Master master_of(const StepArguments& a) {
+  if (a.master == "none") return Master::none;
+  if (a.master == "fp32") return Master::fp32;
+  if (a.master == "kahan") return Master::kahan;
+  TORCH_CHECK_VALUE(a.master == "stochastic", "regops.", a.op,
+                    ": expected master \"none\", \"fp32\", \"kahan\" or \"stochastic\", got \"",
+                    a.master, "\"");
+  return Master::stochastic;
+}
+
+void check_scalar(const StepArguments& a, const char* name, const OptionalTensor& tensor) {
+  if (!tensor) return;
+  TORCH_CHECK_VALUE(tensor->numel() == 1, "regops.", a.op, ": expected ", name,
+                    " of one element, got shape ", tensor->sym_sizes());
+  TORCH_CHECK_TYPE(tensor->is_floating_point(), "regops.", a.op, ": expected ", name,
+                   " of a floating-point dtype, got ", type_name(tensor->scalar_type()));
+}
+
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return DType::float64;
+    case at::kBFloat16:
+      return DType::bfloat16;
+    case at::kHalf:
+      return DType::float16;
+    default:
+      return DType::float32;
+  }
+}
+
+at::ScalarType state_type(const StepArguments& a) {
+  return a.first.empty() ? real_of(a.params[0].scalar_type()) : a.first[0].scalar_type();
+}
+
+bool draws_random_numbers(const StepArguments& a) {
+  const at::ScalarType param = a.params[0].scalar_type();
+  return a.noise_variance > 0.0 || (a.master == "stochastic" && is_half(param)) ||
+         state_type(a) != real_of(param);
+}
+
+// One of these sizes is that of a dimension that is 1 in both.
+bool same_strides(const Tensor& a, const Tensor& b) {
+  if (a.is_contiguous() && b.is_contiguous()) return true;
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) return false;
+  }
+  return true;
+}
+
+// The tensors of parameter k, in the order of StepOperand; null where there is none.
+std::array<const Tensor*, kStepOperands> operands(const StepArguments& a, size_t k) {
+  const auto of = [k](TensorList list) { return list.empty() ? nullptr : &list[k]; };
+  return {of(a.params),  of(a.grads),   of(a.first), of(a.second),
+          of(a.largest), of(a.masters), of(a.emas)};
+}
+
+bool writes_gradients(const StepArguments& a) { return a.zero_grad || a.grad_scale.has_value(); }
+
+}  // namespace
+
+void check_step(const StepArguments& a) {
+  const bool adamw = a.rule == StepRule::adamw;
+  const Master master = master_of(a);
+  check_numbers(a);
+  check_scalar(a, "lr", a.lr);
+  check_scalar(a, "grad_norm", a.grad_norm);
+  check_scalar(a, "grad_scale", a.grad_scale);
+  check_scalar(a, "found_inf", a.found_inf);
+  TORCH_CHECK_VALUE(!a.max_grad_norm || a.grad_norm, "regops.", a.op,
+                    ": expected grad_norm beside max_grad_norm, got none");
+  const char* each = "(one each of params)";
+  check_count(a, "grads", a.grads, true, each);
+  check_count(a, "state_steps", a.state_steps, true, each);
+  if (adamw) {
+    check_count(a, "exp_avgs", a.first, true, each);
+    check_count(a, "exp_avg_sqs", a.second, true, each);
+    check_count(a, "max_exp_avg_sqs", a.largest, !a.largest.empty(), each);
+  } else {
+    check_count(a, "momentum_buffers", a.first, a.momentum != 0.0,
+                a.momentum != 0.0 ? each : "without momentum");
+  }
+  check_count(a, "emas", a.emas, a.ema_decay.has_value(),
+              a.ema_decay ? "(one each of params) with ema_decay" : "without ema_decay");
+  TORCH_CHECK_VALUE(a.streams.empty() || a.streams.size() == a.params.size(), "regops.", a.op,
+                    ": expected ", a.params.size(), " streams, got ", a.streams.size());
+  TORCH_CHECK_VALUE(a.first_indices.empty() || a.first_indices.size() == a.params.size(), "regops.",
+                    a.op, ": expected ", a.params.size(), " first_indices, got ",
+                    a.first_indices.size());
+  if (a.params.empty()) return;
+
+  check_tensor(a, "params", 0, a.params[0]);
+  const at::ScalarType param = a.params[0].scalar_type(), real = real_of(param);
+  TORCH_CHECK(param == real || is_half(param), "regops.", a.op,
+              ": expected params of dtype float64, float32, bfloat16 or float16, got ",
+              type_name(param));
+  const bool keeps = is_half(param) && (master == Master::fp32 || master == Master::kahan);
+  check_count(a, "masters", a.masters, keeps,
+              keeps ? "(one each of params)" : "with this master and params of this dtype");
+  check_tensor(a, "grads", 0, a.grads[0]);
+  const at::ScalarType grad = a.grads[0].scalar_type();
+  TORCH_CHECK(grad == param || grad == real, "regops.", a.op, ": expected grads of dtype ",
+              type_name(param), param == real ? "" : " or float32", ", got ", type_name(grad));
+  const at::ScalarType state = state_type(a);
+  TORCH_CHECK(state == real || (state == at::kBFloat16 && real == at::kFloat), "regops.", a.op,
+              ": expected states of dtype ", type_name(real),
+              real == at::kFloat ? " or bfloat16" : "", ", got ", type_name(state));
+  const at::Device device = a.params[0].device();
+  for (const Tensor& other : a.params) {
+    TORCH_CHECK(!other.defined() || other.device() == device, "regops.", a.op,
+                ": expected all params on one device, got ", device, " and ", other.device());
+  }
+  check_list(a, "params", a.params, param, true);
+  check_list(a, "grads", a.grads, grad, writes_gradients(a));
+  check_list(a, adamw ? "exp_avgs" : "momentum_buffers", a.first, state, true);
+  check_list(a, "exp_avg_sqs", a.second, state, true);
+  check_list(a, "max_exp_avg_sqs", a.largest, state, true);
+  check_list(a, "masters", a.masters, master == Master::kahan ? param : at::kFloat, true);
+  check_list(a, "emas", a.emas, real, true);
+  for (size_t k = 0; k < a.state_steps.size(); ++k) {
+    const Tensor& step = a.state_steps[k];
+    check_tensor(a, "state_steps", k, step);
+    TORCH_CHECK(step.scalar_type() == at::kFloat && step.numel() == 1, "regops.", a.op,
+                ": expected state_steps of dtype float32 and one element, got ",
+                type_name(step.scalar_type()), " of shape ", step.sym_sizes(), " at index ", k);
+    TORCH_CHECK(step.device() == device, "regops.", a.op, ": expected state_steps[", k, "] on ",
+                device, ", got ", step.device());
+  }
+  if (draws_random_numbers(a)) {
+    TORCH_CHECK_VALUE(a.key, "regops.", a.op,
+                      ": expected a key for gradient noise or stochastic rounding, got none");
+  }
+  if (a.key) check_key(a.op, *a.key, a.params[0]);
+}
+
+StepOptions step_options(const StepArguments& a) {
+  const auto limit = [](std::optional<double> value) { return value ? *value : INFINITY; };
+  StepOptions options;
+  options.rule = a.rule;
+  options.param = dtype_of(a.params[0].scalar_type());
+  options.grad = dtype_of(a.grads[0].scalar_type());
+  options.state = dtype_of(state_type(a));
+  options.master = is_half(a.params[0].scalar_type()) ? master_of(a) : Master::none;
+  options.beta1 = a.beta1;
+  options.beta2 = a.beta2;
+  options.eps = a.eps;
+  options.momentum = a.momentum;
+  options.dampening = a.dampening;
+  options.nesterov = a.nesterov;
+  options.weight_decay = a.weight_decay;
+  options.l1 = a.l1;
+  options.l2 = a.l2;
+  options.maximize = a.maximize;
+  options.max_grad_norm = limit(a.max_grad_norm);
+  options.clip_value = limit(a.clip_value);
+  options.noise_variance = a.noise_variance;
+  options.noise_decay = a.noise_decay;
+  options.max_norm = limit(a.max_norm);
+  options.ema_decay = a.ema_decay.value_or(0.0);
+  options.zero_grad = a.zero_grad;
+  return options;
+}
+
+StepTensors step_tensors(const StepArguments& a, size_t k) {
+  const auto written = [k](TensorList list) {
+    return list.empty() ? nullptr : list[k].mutable_data_ptr();
+  };
+  const Tensor& param = a.params[k];
+  StepTensors tensors;
+  tensors.param = written(a.params);
+  tensors.grad =
+      writes_gradients(a) ? written(a.grads) : const_cast<void*>(a.grads[k].const_data_ptr());
+  tensors.first = written(a.first);
+  tensors.second = written(a.second);
+  tensors.largest = written(a.largest);
+  tensors.master = written(a.masters);
+  tensors.ema = written(a.emas);
+  tensors.step = a.state_steps[k].mutable_data_ptr<float>();
+  tensors.numel = param.numel();
+  const bool rows = a.max_norm && param.dim() >= 2 && param.numel() > 0;
+  tensors.row = rows ? param.numel() / param.size(0) : 0;
+  tensors.stream = a.streams.empty() ? k : static_cast<uint64_t>(a.streams[k]);
+  tensors.first_index = a.first_indices.empty() ? 0 : a.first_indices[k];
+  return tensors;
+}
+
+bool in_one_piece(const StepArguments& a, size_t k) {
+  const Tensor& param = a.params[k];
+  for (const Tensor* tensor : operands(a, k)) {
+    if (tensor != nullptr && !same_strides(param, *tensor)) return false;
+  }
+  if (param.is_contiguous()) return true;
+  // Random numbers belong to logical indices, and rows must lie in one piece.
+  const bool rows = a.max_norm && param.dim() >= 2 && param.size(0) > 1 &&
+                    param.stride(0) != param.numel() / param.size(0);
+  return param.is_non_overlapping_and_dense() && !rows && !draws_random_numbers(a);
+}
+
+StepLayout step_layout(const StepArguments& a, size_t k) {
+  const auto tensors = operands(a, k);
+  const Tensor& param = a.params[k];
+  StepLayout layout = {};
+  for (int64_t d = 0; d < param.dim(); ++d) {
+    if (param.size(d) == 1) continue;
+    // A dimension whose stride is the next one's whole length is one with it, in all tensors.
+    bool merges = layout.dims > 0;
+    for (int t = 0; t < kStepOperands && merges; ++t) {
+      merges = tensors[t] == nullptr ||
+               layout.stride[t][layout.dims - 1] == tensors[t]->stride(d) * param.size(d);
+    }
+    TORCH_CHECK_NOT_IMPLEMENTED(merges || layout.dims < kStepDims, "regops.", a.op,
+                                ": expected params of at most ", kStepDims,
+                                " dimensions where strides differ, got ", param.dim());
+    const int to = merges ? layout.dims - 1 : layout.dims++;
+    layout.size[to] = merges ? layout.size[to] * param.size(d) : param.size(d);
+    for (int t = 0; t < kStepOperands; ++t) {
+      layout.stride[t][to] = tensors[t] == nullptr ? 0 : tensors[t]->stride(d);
+    }
+  }
+  if (layout.dims == 0) {
+    layout.dims = 1;
+    layout.size[0] = 1;
+  }
+  return layout;
+}
+
+void increment_versions(const StepArguments& a) {
+  const auto bump = [](TensorList list) {
+    for (const Tensor& tensor : list) tensor.unsafeGetTensorImpl()->bump_version();
+  };
+  for (const TensorList list :
+       {a.params, a.first, a.second, a.largest, a.state_steps, a.masters, a.emas}) {
+    bump(list);
+  }
+  if (writes_gradients(a)) bump(a.grads);
+}
+
+}  // namespace regops
