@@ -17,8 +17,8 @@
 #include "ops/copy.h"
 #include "ops/cross_entropy_signature.h"
 #include "ops/dropout.h"
-#include "ops/read_write.h"
 #include "ops/grad_norm.h"
+#include "ops/read_write.h"
 #include "ops/sgdw.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/launch.h"
