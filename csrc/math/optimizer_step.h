@@ -27,11 +27,14 @@ REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double s
   scalars.unscale = 1.0 / grad_scale;
   scalars.grad_factor = options.maximize ? -scalars.unscale : scalars.unscale;
   if (!std::isinf(options.max_grad_norm)) {
-    // torch's clip_grad_norm_, float32 included, so that the same gradients clip alike: nan norms
-    // make all nan, infinite ones make 0 of what is finite and nan of what is not.
-    const float coefficient =
-        static_cast<float>(options.max_grad_norm) / (static_cast<float>(grad_norm) + 1e-6f);
-    if (!(coefficient >= 1.0f)) scalars.grad_factor *= coefficient;
+    // As torch's clip_grad_norm_, in the gradients' precision, so that the same gradients clip
+    // alike: nan norms make all nan, infinite ones make 0 of what is finite and nan of what is not.
+    const float norm = static_cast<float>(grad_norm);
+    const double coefficient =
+        options.grad == DType::float64
+            ? options.max_grad_norm / (grad_norm + 1e-6)
+            : static_cast<double>(static_cast<float>(options.max_grad_norm) / (norm + 1e-6f));
+    if (!(coefficient >= 1.0)) scalars.grad_factor *= coefficient;
   }
   scalars.decay = 1.0 - lr * options.weight_decay;
   scalars.rate = lr;

@@ -43,7 +43,9 @@ def adamw_step_(
         if largest:
             largest = [torch.maximum(largest[0], v)]
         root_factor = 1.0 / math.sqrt(1.0 - beta2**step)
-        denominator = (largest[0] if largest else v).sqrt() * root_factor + eps
+        # By way of float64, since torch's float32 root is often off by an ulp.
+        root = (largest[0] if largest else v).double().sqrt().to(v.dtype)
+        denominator = root * root_factor + eps
         rate = lr / (1.0 - beta1**step)
         return w * (1.0 - lr * weight_decay) - rate * (m / denominator), [m, v, *largest]
 
