@@ -38,12 +38,13 @@ class _Batch:
         self,
         group: dict[str, Any],
         param: Tensor,
+        grad: Tensor,
         sharding: Sharding | None,
         moments: Sequence[str],
     ) -> None:
         half = param.dtype.itemsize == 2
         self.group = group
-        self.device = param.device
+        self.device, self.dtype, self.grad_dtype = param.device, param.dtype, grad.dtype
         self.sharding = sharding
         self.master = group["master"] if half else "none"  # there is nothing to keep otherwise
         self.moments = len(moments)
@@ -212,6 +213,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         except BaseException:
             if not done:
                 self._remove(created)
+            self._refuse_sparse()
             raise
         self.grad_norm = norm
 
@@ -240,6 +242,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             moments = self._moments(group)
             by_kind: dict[Any, _Batch] = {}
+            batch: _Batch | None = None  # mostly the last one's
             params = group["params"]
             for position, param in enumerate(params, start):
                 grad = param.grad
@@ -250,10 +253,17 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if distributed or type(grad) is not Tensor:
                     grad = _shards.aligned_gradient(param, grad)
                     sharding = _shards.sharding_of(param)
-                kind = (param.device, param.dtype, grad.dtype, sharding)
-                batch = by_kind.get(kind)
-                if batch is None:
-                    batch = by_kind[kind] = _Batch(group, param, sharding, moments)
+                if (
+                    batch is None
+                    or param.dtype is not batch.dtype
+                    or grad.dtype is not batch.grad_dtype
+                    or param.device != batch.device
+                    or sharding != batch.sharding
+                ):
+                    kind = (param.device, param.dtype, grad.dtype, sharding)
+                    batch = by_kind.get(kind)
+                    if batch is None:
+                        batch = by_kind[kind] = _Batch(group, param, grad, sharding, moments)
                 state = states[param]
                 try:
                     entries = batch.read(state)
@@ -272,7 +282,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                         _shards.check_rows(type(self).__name__, param)
                     batch.rows.append(tuple(map(_shards.local, (param, grad, *entries))))
                 else:
-                    batch.rows.append((param, grad, *entries))
+                    batch.rows.append((param, grad) + entries)  # noqa: RUF005  (half the time)
             start += len(params)
             batches += by_kind.values()
         return batches
@@ -325,7 +335,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         lr = group["lr"]
         scale, found_inf = self._scaling(batch.device)
         weight_decay, l1 = float(group["weight_decay"]), group["l1"]
-        if group["decay"] == "independent":
+        if group["decay"] != "lr":
+            if "base_lr" not in group:  # set by hand
+                self._complete(group)
             weight_decay, l1 = weight_decay / group["base_lr"], l1 / group["base_lr"]
         variance, noise_decay = group["gradient_noise"] or (0.0, 0.0)
         return (
@@ -356,6 +368,16 @@ class FusedOptimizer(torch.optim.Optimizer):
             batch.streams,
             batch.first_indices if any(batch.first_indices) else [],
         )
+
+    def _refuse_sparse(self) -> None:
+        """Of a failed step: says clearly what torch's dispatcher does not."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and param.grad.layout != torch.strided:
+                    raise RuntimeError(
+                        f"regops.optim.{type(self).__name__}: expected dense gradients, got a "
+                        f"sparse one ({param.grad.layout}) of shape {tuple(param.shape)}"
+                    ) from None
 
     def _remove(self, created: list[tuple[Tensor, str]]) -> None:
         """Removes state that a failed step made."""

@@ -20,7 +20,8 @@ class OptimizerOptions(TypedDict, total=False):
     Attributes:
         max_grad_norm: The gradients, all groups' together, are clipped to this 2-norm, as by
             `torch.nn.utils.clip_grad_norm_`, but not in memory. The norm is in `grad_norm` after
-            the step. None.
+            the step. Shards of DTensors are summed over their mesh; no other sharding is known
+            here. None.
         error_if_nonfinite: Raise RuntimeError if that norm is not finite, and step nothing; waits
             for the device. False.
         clip_value: (group) Elements of gradients are then clipped to [-clip_value, clip_value].
@@ -46,7 +47,7 @@ class OptimizerOptions(TypedDict, total=False):
             by others overrides its copy. "kahan": state["compensation"], rounding errors in the
             parameter's type. "stochastic": by rounding up or down at random. "none".
         state_dtype: (group) torch.bfloat16: moments of 2 bytes, rounded stochastically. None:
-            float32, and float64 of float64 parameters.
+            float32. Moments of float64 parameters are float64 in any case.
         key: Of the random numbers of `gradient_noise`, "stochastic" and bfloat16 moments: int64 of
             shape (2,), from `regops.random`. It is kept in the state_dict, and the step count is
             folded in, so a resumed run goes on bit for bit. By default it is drawn from torch's

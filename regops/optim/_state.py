@@ -80,10 +80,10 @@ def unwrap(states: dict[Any, Any]) -> None:
 def _dtype(entry: str, param: Tensor, group: dict[str, Any]) -> torch.dtype:
     if entry == COMPENSATION:
         return param.dtype
-    if entry in MOMENTS and group["state_dtype"] is not None:
-        of_moments: torch.dtype = group["state_dtype"]
-        return of_moments
-    return torch.promote_types(param.dtype, torch.float32)
+    real = torch.promote_types(param.dtype, torch.float32)
+    small: torch.dtype | None = group["state_dtype"]
+    # Who trains in float64 wants no 8 bits of moments.
+    return small if small is not None and entry in MOMENTS and real == torch.float32 else real
 
 
 def _step_device(param: Tensor) -> torch.device:
