@@ -33,9 +33,11 @@ from regops.testing._step import (
     StepCall,
     StepCase,
     StepSpec,
+    assert_step_close,
     make_call,
     step_bench_cases,
     step_bytes,
+    step_tolerance,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "StepSpec",
     "Tolerance",
     "assert_close",
+    "assert_step_close",
     "differentiated",
     "lay_out",
     "make_call",
@@ -62,6 +65,7 @@ __all__ = [
     "step_bench_cases",
     "step_bytes",
     "step_specs",
+    "step_tolerance",
 ]
 
 # "forward" records the graph, "full" is that and backward; "inference" is forward under no_grad;

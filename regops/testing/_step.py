@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import regops.random
-from regops.testing._compare import Tolerance
+from regops.testing._compare import Tolerance, assert_equal, assert_near
 from regops.testing._inputs import Layout, lay_out, make_input
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -30,8 +30,8 @@ class StepCase:
         name: Shows in test ids.
         shapes: Of the parameters.
         kwargs: Keyword arguments of the step, less tensors: `masters` and `emas` are made where
-            `master` and `ema_decay` ask for them, `key` always, and `grad_scale` and `found_inf`
-            are numbers here.
+            `master` and `ema_decay` ask for them, `key` where random numbers are drawn;
+            `grad_scale` and `found_inf` are numbers here.
         empty: Names of those of the spec's state lists that are empty in this case.
         grad_dtype: Of the gradients; None: the parameters'.
         state_dtype: Of the states; None: the type computed in.
@@ -92,6 +92,7 @@ class StepSpec:
             contract products and sums.
         bytes_moved: Bytes that one step must read and write.
         bytes_formula: The same in words, printed in reports.
+        inexact: Types for which the reference itself rounds otherwise.
     """
 
     name: str
@@ -106,6 +107,7 @@ class StepSpec:
     bytes_moved: Callable[[StepBenchCase], int]
     bytes_formula: str
     grid: tuple[StepCase, ...] = ()
+    inexact: tuple[torch.dtype, ...] = ()
 
 
 @dataclass
@@ -219,7 +221,9 @@ def make_call(
     for name in ("grad_scale", "found_inf"):
         if name in kwargs:
             kwargs[name] = torch.tensor(kwargs[name], dtype=torch.float32, device=device)
-    kwargs.setdefault("key", regops.random.key(KEY_SEED, KEY_OFFSET, device))
+    stochastic = half and kwargs.get("master") == "stochastic"
+    if stochastic or case.state_dtype == torch.bfloat16 or kwargs.get("gradient_noise"):
+        kwargs["key"] = regops.random.key(KEY_SEED, KEY_OFFSET, device)
     return StepCall(
         params,
         normal(case.grad_dtype or dtype, of_grad, 1000),
@@ -227,6 +231,29 @@ def make_call(
         [torch.zeros((), device=device) for _ in case.shapes],
         kwargs,
     )
+
+
+def step_tolerance(
+    spec: StepSpec, case: StepCase, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Tolerance:
+    """How far a case of a table may stand from its reference, for parameters of a type."""
+    if torch.device(device).type == "cpu" and not case.rounded and dtype not in spec.inexact:
+        return spec.tolerance
+    if case.state_dtype == torch.bfloat16:
+        return spec.rounded[torch.bfloat16]  # one rounded to the other side is off by its own ulp
+    if dtype == torch.float64 and "gradient_noise" in case.kwargs:
+        return spec.rounded[torch.float32]  # of which normal numbers are
+    return spec.rounded[dtype]
+
+
+def assert_step_close(tolerance: Tolerance, actual: StepCall, expected: StepCall) -> None:
+    """Raises AssertionError, naming the tensor, unless all that two calls wrote is as near."""
+    wanted = expected.tensors()
+    for name, got in actual.tensors().items():
+        if tolerance.exact:
+            assert_equal(name, got, wanted[name])
+        else:
+            assert_near(name, got, wanted[name], tolerance.rtol, tolerance.of_largest)
 
 
 def step_bytes(spec_states: tuple[str, ...], case: StepBenchCase) -> int:
