@@ -25,7 +25,7 @@ _TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgdw": torch.optim.SGD,
 }
-_REGOPS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+REGOPS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": regops.optim.AdamW,
     "sgdw": regops.optim.SGDW,
 }
@@ -80,9 +80,9 @@ def _regops(point: StepPoint, work: Workload, state_dtype: torch.dtype | None) -
         for name in ("max_grad_norm", "zero_grad", "ema_decay", "master")
         if name in options
     }
-    optimizer = _REGOPS[point.op](work.params, **_rule(options), **extras, state_dtype=state_dtype)
+    optimizer = REGOPS[point.op](work.params, **_rule(options), **extras, state_dtype=state_dtype)
     work.adopt(optimizer)
-    names = _state_names(point)
+    names = state_names(point)
     names += ["ema"] if "ema_decay" in options else []
     names += ["master_param"] if "masters" in work.start.kwargs else []
 
@@ -143,7 +143,7 @@ def _by_hand(
     if options.get("zero_grad"):
         parts.append(lambda: optimizer.zero_grad(set_to_none=False))
     if states:
-        for name in _state_names(point):
+        for name in state_names(point):
             written[name] = [optimizer.state[one][name] for one in stepped]
 
     def step() -> None:
@@ -161,7 +161,8 @@ def _rule(options: Mapping[str, Any]) -> dict[str, Any]:
     return rule
 
 
-def _state_names(point: StepPoint) -> list[str]:
+def state_names(point: StepPoint) -> list[str]:
+    """Names of a step's state in an optimizer, in the order of the step's lists."""
     kept = (name for name in point.spec.states if name not in point.case.empty)
     return [name.removesuffix("s") for name in kept]
 

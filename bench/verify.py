@@ -115,11 +115,15 @@ def verify_copy(copy: Call, source: Tensor) -> None:
         raise AssertionError("the copy differs from its source")
 
 
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.flatten().view(torch.uint8)
+
+
 def verify_stream(written: Lists, read: Lists) -> None:
     """Raises AssertionError unless the stream rewrites all that it must."""
     before = [[tensor.clone() for tensor in tensors] for tensors in written]
     _C.read_write_(written, read)
     for tensors, old in zip(written, before, strict=True):
         for tensor, one in zip(tensors, old, strict=True):
-            if not torch.equal(tensor.view(torch.uint8), ~one.view(torch.uint8)):
+            if not torch.equal(_bytes(tensor), ~_bytes(one)):
                 raise AssertionError("the stream did not rewrite its tensors")
