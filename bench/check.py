@@ -155,8 +155,8 @@ _LINEAR_CROSS_ENTROPY = tuple(
 _STEP = ("step",)
 _CLIP, _AROUND = ("16M-clip", "1000x4096-clip"), ("16M-clip-zero-ema", "1000x4096-clip-zero-ema")
 _ADAMW = tuple(
-    Threshold("adamw", device, _STEP, _F32, *columns)
-    for device, *columns in (
+    Threshold("adamw", columns[0], _STEP, _F32, *columns[1:])
+    for columns in (
         ("cpu", ("16M",), "fused", "at least", 0.97, _FUSED_SOURCE),
         ("cpu", ("16M",), "stream", "at most", 1 / 0.9, _FUSED_SOURCE),
         ("cpu", ("1000x4096",), "fused", "at least", 2.5, _LIST_SOURCE),

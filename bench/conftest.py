@@ -124,6 +124,8 @@ def _devices(config: pytest.Config) -> list[str]:
 
 
 def _absent(point: Point | StepPoint, provider: str) -> str | None:
+    if isinstance(point, StepPoint) and point.too_large:
+        return f"{provider}: {point.too_large}"
     peer = point.peers.get(provider)
     return f"{provider}: {peer.module} is not importable" if peer and not peer.importable else None
 

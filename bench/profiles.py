@@ -9,7 +9,7 @@ import torch
 
 from bench.providers import Point
 from bench.steps import StepPoint
-from regops.testing import OpSpec, StepBenchCase, StepSpec
+from regops.testing import OpSpec, StepSpec
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,22 @@ class Profile:
 
     def points(self, spec: OpSpec | StepSpec, device: str) -> Iterator[Point | StepPoint]:
         """What this profile measures of an op or a step on a device, smallest first."""
-        kind = torch.device(device).type
+        largest = self.largest[torch.device(device).type]
         for dtype in self.dtypes:
-            for case in spec.bench_cases:
-                if not self.smallest <= case.numel <= self.largest[kind]:
-                    continue
-                if isinstance(case, StepBenchCase):
-                    if case.dtype == dtype:
-                        yield StepPoint(spec, case, device)
-                elif dtype in spec.dtypes:
-                    yield Point(spec, case, dtype, device)
+            for point in _points(spec, dtype, device):
+                if self.smallest <= point.case.numel <= largest:
+                    yield point
+
+
+def _points(
+    spec: OpSpec | StepSpec, dtype: torch.dtype, device: str
+) -> Iterator[Point | StepPoint]:
+    if isinstance(spec, StepSpec):
+        yield from (
+            StepPoint(spec, case, device) for case in spec.bench_cases if case.dtype == dtype
+        )
+    elif dtype in spec.dtypes:
+        yield from (Point(spec, case, dtype, device) for case in spec.bench_cases)
 
 
 _MEGA = 1 << 20

@@ -37,6 +37,18 @@ class StepPoint:
         return self.spec.name.removesuffix("_step_")
 
     @property
+    def too_large(self) -> str | None:
+        """Why the device has no room for it, if it has none."""
+        device = torch.device(self.device)
+        # Start, work, three results of float64 and the temporaries of comparing them, or a copy.
+        needed = 100 * self.case.numel
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            if total < needed:
+                return f"{needed >> 30} GiB needed, the GPU has {total >> 30}"
+        return None
+
+    @property
     def ceiling(self) -> str:
         """Who moves as many bytes and does nothing else."""
         return "copy" if torch.device(self.device).type == "cuda" else "stream"
@@ -97,7 +109,13 @@ class Workload:
             self.masters = [torch.nn.Parameter(one.clone()) for one in self.start.kwargs["masters"]]
             for master in self.masters:
                 master.grad = torch.zeros_like(master)
-        self._shared: dict[tuple[str, torch.dtype], list[Tensor]] = {}
+        lists = dict(zip(point.spec.states, self.start.states, strict=True))
+        lists["emas"] = self.start.kwargs.get("emas", [])
+        self._shared = {
+            (name.removesuffix("s"), tensors[0].dtype): tensors
+            for name, tensors in lists.items()
+            if tensors
+        }
 
     def shared(self, name: str, dtype: torch.dtype) -> list[Tensor]:
         """State under a name, a tensor for each parameter."""
