@@ -18,14 +18,9 @@ enum class Master : int {
   stochastic = 3,  // rounded up or down at random, right on average
 };
 
-// What random numbers are drawn for. Each use of a tensor has a stream of its own.
-enum StepStream : int {
-  kRoundParam = 0,
-  kRoundFirst = 1,
-  kRoundSecond = 2,
-  kGradientNoise = 3,
-  kStepStreams = 4
-};
+// What random numbers are drawn for. Each use of a tensor has a stream of its own. The two moments
+// share one: each is unbiased, and rounded the same way they disturb their ratio less.
+enum StepStream : int { kRoundParam = 0, kRoundMoments = 1, kGradientNoise = 2, kStepStreams = 3 };
 
 // Options of a call, the same for all of its tensors. "Real" below is double for float64 parameters
 // and float for every other: the type that is computed in.

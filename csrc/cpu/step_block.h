@@ -130,10 +130,14 @@ class Step {
     Real* w = read_weight(tensors, begin, n, in_place);
     Real grad_factor = static_cast<Real>(scalars_.grad_factor);
     const Real* g = read_gradient(tensors, begin, n, w, grad_factor);
-    Real* m = read_state(tensors.first, begin, n, scratch_.first, in_place);
-    Real* v = read_state(tensors.second, begin, n, scratch_.second, in_place);
-    Real* u = read_state(tensors.largest, begin, n, scratch_.largest, in_place);
-    update(tensors, w, g, m, v, u, n, grad_factor);
+    Real *m = nullptr, *v = nullptr, *u = nullptr;
+    const bool rounded = in_place && update_rounded(tensors, w, g, begin, n, grad_factor);
+    if (!rounded) {
+      m = read_state(tensors.first, begin, n, scratch_.first, in_place);
+      v = read_state(tensors.second, begin, n, scratch_.second, in_place);
+      u = read_state(tensors.largest, begin, n, scratch_.largest, in_place);
+      update(tensors, w, g, m, v, u, n, grad_factor);
+    }
     if (options_.l1 != 0.0) {
       const Real threshold = static_cast<Real>(scalars_.threshold);
 #pragma GCC ivdep
@@ -143,9 +147,7 @@ class Step {
     if (pass == Pass::scaled) {
       for (int64_t i = 0; i < n; ++i) w[i] *= factor;
     }
-    write_state(tensors, tensors.first, kRoundFirst, m, begin, n);
-    write_state(tensors, tensors.second, kRoundSecond, v, begin, n);
-    write_largest(tensors, u, begin, n);
+    if (!rounded) write_states(tensors, m, v, u, begin, n);
     write_weight(tensors, w, begin, n);
     if (tensors.ema != nullptr) {
       Real* ema = static_cast<Real*>(tensors.ema) + begin;
@@ -254,26 +256,63 @@ class Step {
     return scratch;
   }
 
-  void write_state(const StepTensors& tensors, void* state, StepStream stream, const Real* values,
-                   int64_t begin, int64_t n) const {
+  void write_states(const StepTensors& tensors, const Real* m, const Real* v, const Real* u,
+                    int64_t begin, int64_t n) const {
+    const uint16_t* random = nullptr;  // the same for both moments
+    if (options_.state != kReal) {
+      random = variates<uint16_t>(scalars_.keys[kRoundMoments], tensors.first_index + begin, n,
+                                  scratch_.random);
+    }
+    write_state(tensors.first, m, begin, n, random);
+    write_state(tensors.second, v, begin, n, random);
+    // To nearest: stochastically it would take the largest of many roundings, and drift up.
+    if (tensors.largest != nullptr && (options_.state != kReal || u == scratch_.largest)) {
+      write_reals(options_.state, u, tensors.largest, begin, n);
+    }
+  }
+
+  void write_state(void* state, const Real* values, int64_t begin, int64_t n,
+                   const uint16_t* random) const {
     if (state == nullptr) return;
     if (options_.state == kReal) {
       Real* memory = static_cast<Real*>(state) + begin;
       if (memory != values) std::memcpy(memory, values, n * sizeof(Real));
     } else if constexpr (std::is_same_v<Real, float>) {
       store_stochastically(options_.state, values, at_element(state, options_.state, begin), n,
-                           variates<uint16_t>(scalars_.keys[stream], tensors.first_index + begin, n,
-                                              scratch_.random));
+                           random);
     }
   }
 
-  // To nearest: stochastically it would take the largest of many roundings, and drift up.
-  void write_largest(const StepTensors& tensors, const Real* values, int64_t begin,
-                     int64_t n) const {
-    if (tensors.largest == nullptr || (options_.state == kReal && values != scratch_.largest)) {
-      return;
+  // AdamW with bfloat16 moments in one loop: the divisions of one group and the random bits of the
+  // next keep different parts of the processor busy. In cache 0.40 ns an element; block by block,
+  // as elsewhere, 0.49. False where it does not apply.
+  bool update_rounded(const StepTensors& tensors, Real* w, const Real* g, int64_t begin, int64_t n,
+                      Real factor) const {
+    constexpr int64_t kGroup = 8 * kLanes;
+    const uint64_t first = tensors.first_index + begin;
+    if (options_.rule != StepRule::adamw || options_.state != DType::bfloat16 ||
+        tensors.largest != nullptr || n % kGroup != 0 || first % 8 != 0) {
+      return false;
     }
-    write_reals(options_.state, values, tensors.largest, begin, n);
+    if constexpr (std::is_same_v<Real, float>) {
+      const AdamWFactors<float> f = adamw_factors<float>(options_, scalars_);
+      BFloat16* const m16 = static_cast<BFloat16*>(tensors.first) + begin;
+      BFloat16* const v16 = static_cast<BFloat16*>(tensors.second) + begin;
+      for (int64_t i = 0; i < n; i += kGroup) {
+        alignas(64) uint16_t random[kGroup];
+        fill_blocks<1>(scalars_.keys[kRoundMoments], (first + i) / 8, random);
+#pragma GCC ivdep
+        for (int64_t j = 0; j < kGroup; ++j) {
+          float m = float_from_bits(static_cast<uint32_t>(m16[i + j].bits) << 16);
+          float v = float_from_bits(static_cast<uint32_t>(v16[i + j].bits) << 16);
+          float none;
+          w[i + j] = adamw_update<false>(w[i + j], factor * g[i + j], m, v, none, f);
+          m16[i + j].bits = stochastic_bfloat16(m, random[j]);
+          v16[i + j].bits = stochastic_bfloat16(v, random[j]);
+        }
+      }
+    }
+    return true;
   }
 
   void update(const StepTensors& tensors, Real* w, const Real* g, Real* m, Real* v, Real* u,

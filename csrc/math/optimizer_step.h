@@ -17,6 +17,12 @@
 
 namespace regops {
 
+// base^exponent for base >= 0, to an ulp of 1 where it is no more than that; inlined by nvcc, which
+// its pow is not.
+REGOPS_HOST_DEVICE double power(double base, double exponent) {
+  return std::exp(exponent * std::log(base));
+}
+
 // `step` counts from 1; grad_norm is that of the unscaled gradients; grad_scale and found_inf are
 // GradScaler's, 1 and 0 without one.
 REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double step, double lr,
@@ -40,12 +46,12 @@ REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double s
   scalars.rate = lr;
   scalars.root_factor = 1.0;
   if (options.rule == StepRule::adamw) {
-    scalars.rate = lr / (1.0 - std::pow(options.beta1, step));
-    scalars.root_factor = 1.0 / std::sqrt(1.0 - std::pow(options.beta2, step));
+    scalars.rate = lr / (1.0 - power(options.beta1, step));
+    scalars.root_factor = 1.0 / std::sqrt(1.0 - power(options.beta2, step));
   }
   scalars.inflow = step == 1.0 ? 1.0 : 1.0 - options.dampening;
   scalars.threshold = lr * options.l1;
-  scalars.noise = std::sqrt(options.noise_variance / std::pow(step, options.noise_decay));
+  scalars.noise = std::sqrt(options.noise_variance / power(step, options.noise_decay));
   const Key of_tensor = fold_in(fold_in(key, static_cast<uint64_t>(step)), stream);
   for (int use = 0; use < kStepStreams; ++use) scalars.keys[use] = fold_in(of_tensor, use);
   return scalars;

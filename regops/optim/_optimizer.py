@@ -1,23 +1,15 @@
-"""One fused step, whatever the rule: what `AdamW` and `SGDW` add to torch's classes.
-
-Host time counts: 1000 parameters cost a millisecond, about a microsecond each, so the loop over
-them reads each attribute once, and makes nothing but one tuple.
-"""
+"""What `AdamW` and `SGDW` add to torch's classes: options, a key, checkpoints, averages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import itemgetter
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
-from regops import _C
-from regops.optim import _shards
 from regops.optim._options import (
     GROUP_DEFAULTS,
     OPTIMIZER_DEFAULTS,
@@ -26,73 +18,13 @@ from regops.optim._options import (
     key_numbers,
     needs_key,
 )
-from regops.optim._shards import Sharding
-from regops.optim._state import COMPENSATION, conform, new_entry, unwrap, wrap
+from regops.optim._state import conform, unwrap, wrap
+from regops.optim._step import Step
 from regops.random import new_key
 
 
-class _Batch:
-    """What one call of the op steps: parameters of a group, of one device and dtype."""
-
-    def __init__(
-        self,
-        group: dict[str, Any],
-        param: Tensor,
-        grad: Tensor,
-        sharding: Sharding | None,
-        moments: Sequence[str],
-    ) -> None:
-        half = param.dtype.itemsize == 2
-        self.group = group
-        self.device, self.dtype, self.grad_dtype = param.device, param.dtype, grad.dtype
-        self.sharding = sharding
-        self.master = group["master"] if half else "none"  # there is nothing to keep otherwise
-        self.moments = len(moments)
-        self.entries: list[str] = ["step", *moments]
-        if self.master == "fp32":
-            self.entries.append("master_param")
-        elif self.master == "kahan":
-            self.entries.append(COMPENSATION)
-        if group["ema_decay"] is not None:
-            self.entries.append("ema")
-        # itemgetter of one name gives no tuple
-        self.read: Callable[[dict[str, Any]], tuple[Tensor, ...]] = (
-            itemgetter(*self.entries) if len(self.entries) > 1 else lambda state: (state["step"],)
-        )
-        self.rows: list[tuple[Tensor, ...]] = []  # (param, grad, *entries)
-        self.streams: list[int] = []
-        self.first_indices: list[int] = []
-
-
-class FusedOptimizer(torch.optim.Optimizer):
-    """Base of the optimizers here, beside torch's class of the same rule.
-
-    Attributes:
-        max_grad_norm: See `OptimizerOptions`; may be changed between steps.
-        error_if_nonfinite: Likewise.
-        grad_norm: Norm of all gradients in the last step, before clipping, 0-d; None without
-            `max_grad_norm`.
-    """
-
-    _op: ClassVar[str]
-    max_grad_norm: float | None
-    error_if_nonfinite: bool
-    grad_norm: Tensor | None
-
-    # GradScaler hands over its scale and what it found; the op unscales in its one pass.
-    _step_supports_amp_scaling = True
-
-    def _moments(self, group: dict[str, Any]) -> Sequence[str]:
-        """State entries of the rule, in the op's order."""
-        raise NotImplementedError
-
-    def _moment_lists(self, lists: Sequence[list[Tensor]]) -> Sequence[list[Tensor]]:
-        """As many lists as the op takes."""
-        raise NotImplementedError
-
-    def _rule(self, group: dict[str, Any]) -> Sequence[float | bool]:
-        """The rule's own numbers, in the op's order."""
-        raise NotImplementedError
+class FusedOptimizer(Step):
+    """Base of the optimizers here, beside torch's class of the same rule."""
 
     # ---- construction ----------------------------------------------------------------------------
 
@@ -162,229 +94,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             group["key"] = numbers
         return torch.tensor(numbers, dtype=torch.int64)
-
-    # ---- the step --------------------------------------------------------------------------------
-
-    # Nothing is left to fuse in one call of an op, and tracing a thousand parameters takes minutes:
-    # a compiler breaks its graph here, as it does in torch's step.
-    @_disable_dynamo  # torch.compiler.disable would import the compiler with this file
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient.
-
-        Everything is checked before anything is written: after an error parameters, state and step
-        counts are what they were.
-
-        Args:
-            closure: Evaluates the model again, and returns the loss.
-
-        Returns:
-            What the closure returned, or None.
-
-        Raises:
-            ValueError: A hyper-parameter out of range.
-            RuntimeError: Sparse or complex gradients; a norm that is not finite, with
-                `error_if_nonfinite`; a step inside `averaged_parameters`.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        with torch.no_grad():
-            self._step()
-        return loss
-
-    def _step(self) -> None:
-        self._check_mode()
-        created: list[tuple[Tensor, str]] = []
-        done = False
-        try:
-            key = self._key()
-            batches = self._collect(key is not None, created)
-            norm = self._norm(batches)
-            calls = [self._arguments(batch, norm, key) for batch in batches]
-            if len(calls) > 1:  # one call checks itself
-                check = getattr(_C, "check_" + self._op)
-                for call in calls:
-                    check(*call)
-            op = getattr(_C, self._op)
-            for call in calls:
-                op(*call)
-                done = True
-        except BaseException:
-            if not done:
-                self._remove(created)
-            self._refuse_sparse()
-            raise
-        self.grad_norm = norm
-
-    def _check_mode(self) -> None:
-        if self.__dict__.get("_averaged"):
-            raise RuntimeError(
-                f"regops.optim.{type(self).__name__}: expected no step inside averaged_parameters()"
-            )
-        if "capturable" not in self.defaults:
-            return
-        self._accelerator_graph_capture_health_check()
-        for group in self.param_groups:
-            # torch's error, word for word
-            if group["capturable"] and any(p.is_cpu for p in group["params"]):
-                raise AssertionError(
-                    "If capturable=True, params and state_steps must be on supported devices: "
-                    "['cuda']."
-                )
-
-    def _collect(self, random: bool, created: list[tuple[Tensor, str]]) -> list[_Batch]:
-        """Parameters with gradients and their state, by call; state is created where missing."""
-        states = self.state
-        plain = (torch.nn.Parameter, Tensor)
-        batches: list[_Batch] = []
-        start = 0
-        for group in self.param_groups:
-            moments = self._moments(group)
-            by_kind: dict[Any, _Batch] = {}
-            batch: _Batch | None = None  # mostly the last one's
-            params = group["params"]
-            for position, param in enumerate(params, start):
-                grad = param.grad
-                if grad is None:
-                    continue
-                distributed = type(param) not in plain and _shards.is_distributed(param)
-                sharding = None
-                if distributed or type(grad) is not Tensor:
-                    grad = _shards.aligned_gradient(param, grad)
-                    sharding = _shards.sharding_of(param)
-                if (
-                    batch is None
-                    or param.dtype is not batch.dtype
-                    or grad.dtype is not batch.grad_dtype
-                    or param.device != batch.device
-                    or sharding != batch.sharding
-                ):
-                    kind = (param.device, param.dtype, grad.dtype, sharding)
-                    batch = by_kind.get(kind)
-                    if batch is None:
-                        batch = by_kind[kind] = _Batch(group, param, grad, sharding, moments)
-                state = states[param]
-                try:
-                    entries = batch.read(state)
-                except KeyError:
-                    for entry in batch.entries:
-                        if entry not in state:
-                            state[entry] = new_entry(entry, param, group)
-                            created.append((param, entry))
-                    entries = batch.read(state)
-                if random:
-                    stream, first = _shards.random_place(param, position)
-                    batch.streams.append(stream)
-                    batch.first_indices.append(first)
-                if distributed:
-                    if group["max_norm"] is not None:
-                        _shards.check_rows(type(self).__name__, param)
-                    batch.rows.append(tuple(map(_shards.local, (param, grad, *entries))))
-                else:
-                    batch.rows.append((param, grad) + entries)  # noqa: RUF005  (half the time)
-            start += len(params)
-            batches += by_kind.values()
-        return batches
-
-    def _norm(self, batches: list[_Batch]) -> Tensor | None:
-        """Norm of all unscaled gradients."""
-        if self.max_grad_norm is None:
-            return None
-        check_options(type(self).__name__, {"max_grad_norm": self.max_grad_norm})
-        grads: dict[Any, list[Tensor]] = {}
-        for batch in batches:
-            grads.setdefault((batch.device, batch.sharding), []).extend(
-                row[1] for row in batch.rows
-            )
-        norms = {kind: _C.grad_norm(of_kind) for kind, of_kind in grads.items()}
-        if len(norms) == 1 and next(iter(norms))[1] is None:
-            norm = next(iter(norms.values()))
-        elif norms:
-            squares = [_shards.reduced_squares(norm, kind[1]) for kind, norm in norms.items()]
-            norm = sum(square.to(squares[0].device) for square in squares).sqrt()  # type: ignore[union-attr]
-        else:
-            norm = torch.zeros((), dtype=torch.float64)
-        scale, found_inf = self._scaling(norm.device)
-        if scale is not None:
-            norm = norm / scale
-        # GradScaler skips the step, and lowers its scale, where gradients are not finite.
-        skipped = self.error_if_nonfinite and found_inf is not None and found_inf != 0
-        if self.error_if_nonfinite and not skipped and not norm.isfinite():
-            raise RuntimeError(
-                f"regops.optim.{type(self).__name__}: expected gradients of finite norm, got "
-                f"{norm.item()}; error_if_nonfinite=False would scale them by it"
-            )
-        return norm
-
-    def _scaling(self, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        """GradScaler's scale and finding, if it runs the step."""
-        return (
-            _on(device, getattr(self, "grad_scale", None)),
-            _on(device, getattr(self, "found_inf", None)),
-        )
-
-    def _arguments(self, batch: _Batch, norm: Tensor | None, key: Tensor | None) -> tuple[Any, ...]:
-        """Of the op."""
-        group = batch.group
-        columns = [list(column) for column in zip(*batch.rows, strict=True)]
-        params, grads, steps, *rest = columns
-        moments, rest = rest[: batch.moments], rest[batch.moments :]
-        emas = rest.pop() if group["ema_decay"] is not None else []
-        masters = rest.pop() if rest else []
-        lr = group["lr"]
-        scale, found_inf = self._scaling(batch.device)
-        weight_decay, l1 = float(group["weight_decay"]), group["l1"]
-        if group["decay"] != "lr":
-            if "base_lr" not in group:  # set by hand
-                self._complete(group)
-            weight_decay, l1 = weight_decay / group["base_lr"], l1 / group["base_lr"]
-        variance, noise_decay = group["gradient_noise"] or (0.0, 0.0)
-        return (
-            params,
-            grads,
-            *self._moment_lists(moments),
-            steps,
-            masters,
-            emas,
-            _on(batch.device, lr) if isinstance(lr, Tensor) else float(lr),
-            None if norm is None else _on(batch.device, norm),
-            scale,
-            found_inf,
-            key if needs_key(group) else None,
-            *self._rule(group),
-            weight_decay,
-            bool(group["maximize"]),
-            self.max_grad_norm,
-            group["clip_value"],
-            l1,
-            group["l2"],
-            variance,
-            noise_decay,
-            group["max_norm"],
-            group["ema_decay"],
-            group["zero_grad"],
-            batch.master,
-            batch.streams,
-            batch.first_indices if any(batch.first_indices) else [],
-        )
-
-    def _refuse_sparse(self) -> None:
-        """Of a failed step: says clearly what torch's dispatcher does not."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and param.grad.layout != torch.strided:
-                    raise RuntimeError(
-                        f"regops.optim.{type(self).__name__}: expected dense gradients, got a "
-                        f"sparse one ({param.grad.layout}) of shape {tuple(param.shape)}"
-                    ) from None
-
-    def _remove(self, created: list[tuple[Tensor, str]]) -> None:
-        """Removes state that a failed step made."""
-        for param, entry in created:
-            self.state[param].pop(entry, None)
-            if not self.state[param]:
-                del self.state[param]
 
     # ---- checkpoints -----------------------------------------------------------------------------
 
@@ -466,10 +175,3 @@ class FusedOptimizer(torch.optim.Optimizer):
                 for param, value in kept:
                     param.copy_(value)
             self._averaged = False
-
-
-def _on(device: torch.device, value: Any) -> Any:
-    """A number's tensor where a call may read it: on its device, or on the host."""
-    if not isinstance(value, Tensor):
-        return None
-    return value if value.device == device or value.is_cpu else value.to(device)

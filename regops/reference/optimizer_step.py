@@ -16,8 +16,8 @@ from regops.reference.stochastic_rounding import stochastic_round
 
 Master = Literal["none", "fp32", "kahan", "stochastic"]
 
-# What random numbers are drawn for: sub-streams of a parameter's key.
-ROUND_PARAM, ROUND_FIRST, ROUND_SECOND, GRADIENT_NOISE = range(4)
+# What random numbers are drawn for: sub-streams of a parameter's key. The moments share one.
+ROUND_PARAM, ROUND_MOMENTS, GRADIENT_NOISE = range(3)
 
 # (weight, gradient, states, step, lr) to (weight, states), all in the type computed in.
 Update = Callable[[Tensor, Tensor, list[Tensor], float, float], tuple[Tensor, list[Tensor]]]
@@ -115,7 +115,7 @@ def step_(
             w = w * factor.to(real).reshape(-1, *[1] * (w.dim() - 1))
 
         for i, (state, value) in enumerate(zip(states, new, strict=True)):
-            _store_state(state[k], value, keys[ROUND_FIRST + i] if i < 2 else None, first)
+            _store_state(state[k], value, keys[ROUND_MOMENTS] if i < 2 else None, first)
         _store_weight(options, param, w, k, keys[ROUND_PARAM], first)
         if options.emas:
             assert options.ema_decay is not None
@@ -140,9 +140,9 @@ def _clip_coefficient(options: Options, grads: Sequence[Tensor], scale: float) -
 
 def _keys(options: Options, step: float, stream: int) -> list[Tensor]:
     if options.key is None:
-        return [torch.empty(0)] * 4
+        return [torch.empty(0)] * 3
     of_tensor = fold_in(fold_in(options.key, int(step)), stream)
-    return [fold_in(of_tensor, use) for use in range(4)]
+    return [fold_in(of_tensor, use) for use in range(3)]
 
 
 def _weight(options: Options, param: Tensor, k: int, real: torch.dtype) -> Tensor:
