@@ -121,12 +121,13 @@ def assert_close(tolerance: Tolerance, actual: Results, expected: Results) -> No
         for index, (one, other) in enumerate(zip(got, wanted, strict=True)):
             name = what if len(wanted) == 1 else f"{what} {index}"
             if tolerance.exact:
-                _assert_equal(name, one, other)
+                assert_equal(name, one, other)
             else:
-                _assert_near(name, one, other, rtol, of_largest)
+                assert_near(name, one, other, rtol, of_largest)
 
 
-def _assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest: float) -> None:
+def assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest: float) -> None:
+    """Raises AssertionError unless each element is within the bound of `Tolerance`."""
     finite = wanted[wanted.isfinite()].abs()
     largest = finite.max().item() if finite.numel() else 0.0
     # Rounded to a type, and scaled and rounded again, a tiny result stands off by this much.
@@ -142,7 +143,8 @@ def _assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest
     )
 
 
-def _assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
+def assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
+    """Raises AssertionError unless every bit agrees, up to a nan's."""
     torch.testing.assert_close(
         got,
         wanted,
