@@ -18,6 +18,7 @@
 #include "ops/cross_entropy_signature.h"
 #include "ops/dropout.h"
 #include "ops/grad_norm.h"
+#include "ops/read_write.h"
 #include "ops/sgdw.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/launch.h"
@@ -147,6 +148,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("check_sgdw_step_", &Bound<&regops::sgdw_step<&regops::check_step>>::call);
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
+  m.def("read_write_", &regops::read_write_inplace, py::arg("written"), py::arg("read"));
   m.def("build_info", &build_info);
   m.def("variate_blocks", &variate_blocks, py::arg("seed"), py::arg("offset"), py::arg("first"));
   m.def("permuted_layout", &permuted_layout, py::arg("tensor"));

@@ -145,12 +145,9 @@ __device__ __forceinline__ void store(const StepOptions& options, const GeneralT
   }
   if (options.state == DType::bfloat16) {
     // The largest is rounded to nearest: at random it would be that of many roundings, and rise.
-    if (tensor.first != nullptr) {
-      round_at_random(options.state, keys[kRoundFirst], group.index, x.first);
-    }
-    if (tensor.second != nullptr) {
-      round_at_random(options.state, keys[kRoundSecond], group.index, x.second);
-    }
+    const PhiloxBlock random = variate_block(keys[kRoundMoments], group.index / 8);
+    round_at_random(options.state, random, group.index, x.first);
+    round_at_random(options.state, random, group.index, x.second);
   }
   for_state<Real>(options.state, [&](auto type) {
     using T = decltype(type);
@@ -163,7 +160,8 @@ __device__ __forceinline__ void store(const StepOptions& options, const GeneralT
   }
   if (options.master == Master::stochastic && options.param != DType::float32 &&
       options.param != DType::float64) {
-    round_at_random(options.param, keys[kRoundParam], group.index, x.w);
+    const PhiloxBlock random = variate_block(keys[kRoundParam], group.index / 8);
+    round_at_random(options.param, random, group.index, x.w);
   }
   for_param<Real>(options.param, [&](auto type) {
     using T = decltype(type);

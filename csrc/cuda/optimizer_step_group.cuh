@@ -179,11 +179,10 @@ __device__ __forceinline__ uint32_t word_of(const PhiloxBlock& block, unsigned i
   return i < 2 ? low : high;
 }
 
-// Rounds to what bfloat16 or float16 holds, at random.
+// Rounds to what bfloat16 or float16 holds, at random: by block index div 8 of a stream.
 template <int kSize, class Real>
-__device__ __forceinline__ void round_at_random(DType dtype, Key key, uint64_t index,
-                                                Real (&x)[kSize]) {
-  const PhiloxBlock block = variate_block(key, index / 8);
+__device__ __forceinline__ void round_at_random(DType dtype, const PhiloxBlock& block,
+                                                uint64_t index, Real (&x)[kSize]) {
   const unsigned from = kSize == 8 ? 0 : static_cast<unsigned>(index % 8);
 #pragma unroll
   for (int k = 0; k < kSize; ++k) {

@@ -1,13 +1,13 @@
 // What every update rule has around it, as functions of one element: the gradient on its way in,
 // the weight on its way out, and the scalars of a step.
-//
-//   norm clipping   g <- g min(1, c / (|g| + 1e-6)), |g| over all gradients    (Pascanu et al.
-//   2013) value clipping  g <- min(max(g, -c), c) noise           g <- g + N(0, eta / (1 +
-//   t)^gamma)                     (Neelakantan et al. 2015) l2              g <- g + l2 w (decay
-//   inside the gradient, as Adam's; for comparison) l1              w <- sign(w) max(|w| - lr l1,
-//   0)        (proximal step; Parikh and Boyd 2014) max_norm        row <- row min(1, c / |row|)
-//   (Srivastava et al. 2014) ema             e <- d e + (1 - d) w (Polyak, Juditsky 1992)
-// in this order, the update rule between l2 and l1.
+// In this order, the update rule between l2 and l1:
+// - norm clipping: g <- g min(1, c / (|g| + 1e-6)), |g| over all gradients (Pascanu et al. 2013);
+// - value clipping: g <- min(max(g, -c), c);
+// - noise: g <- g + N(0, eta / (1 + t)^gamma) (Neelakantan et al. 2015);
+// - l2: g <- g + l2 w, decay inside the gradient, as Adam's, for comparison;
+// - l1: w <- sign(w) max(|w| - lr l1, 0), the proximal step (Parikh and Boyd 2014);
+// - max_norm: row <- row min(1, c / |row|) (Srivastava et al. 2014);
+// - ema: e <- d e + (1 - d) w (Polyak and Juditsky 1992).
 #pragma once
 
 #include <cmath>
@@ -17,10 +17,14 @@
 
 namespace regops {
 
-// base^exponent for base >= 0, to an ulp of 1 where it is no more than that; inlined by nvcc, which
-// its pow is not.
+// base^exponent for base >= 0. nvcc makes a call of its pow; this is off by an ulp of 1, where the
+// result is no more than that, and is used once a parameter.
 REGOPS_HOST_DEVICE double power(double base, double exponent) {
+#ifdef __CUDA_ARCH__
   return std::exp(exponent * std::log(base));
+#else
+  return std::pow(base, exponent);
+#endif
 }
 
 // `step` counts from 1; grad_norm is that of the unscaled gradients; grad_scale and found_inf are

@@ -68,8 +68,9 @@ __all__ = [
     "step_tolerance",
 ]
 
-# "forward" records the graph, "full" is that and backward; "inference" is forward under no_grad.
-Direction = Literal["forward", "backward", "full", "inference"]
+# "forward" records the graph, "full" is that and backward; "inference" is forward under no_grad;
+# "step" is an optimizer's.
+Direction = Literal["forward", "backward", "full", "inference", "step"]
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,7 @@ class StepBenchCase(StepCase):
     """One point of a benchmark: a size, options and types.
 
     Attributes:
-        size: Shows in reports, as in "64", "16M" or "1000x4096"; `name` is unique and has the
-            options too.
+        size: As in "64", "16M" or "1000x4096"; `name`, which shows in reports, has the options too.
         options: What is asked for beyond the plain step, in words; "" for that.
         dtype: Of the parameters.
         in_cache: True when all tensors together are far smaller than the last-level cache.
@@ -284,44 +283,73 @@ def step_bytes(spec_states: tuple[str, ...], case: StepBenchCase) -> int:
     return each * case.numel
 
 
-def step_bench_cases(plain: Mapping[str, Any], empty: tuple[str, ...]) -> tuple[StepBenchCase, ...]:
-    """The sizes and options that every rule is timed on.
+# Tensors of a GPT of 1.3B parameters (24 layers of width 2048, 16 heads), as its modules list them.
+_WIDTH = 2048
+_GPT_LAYER: Shapes = (
+    *((_WIDTH,),) * 2,
+    (3 * _WIDTH, _WIDTH),
+    (3 * _WIDTH,),
+    (_WIDTH, _WIDTH),
+    *((_WIDTH,),) * 3,
+    (4 * _WIDTH, _WIDTH),
+    (4 * _WIDTH,),
+    (_WIDTH, 4 * _WIDTH),
+    (_WIDTH,),
+)
+GPT: Shapes = ((50304, _WIDTH), (2048, _WIDTH), *_GPT_LAYER * 24, (_WIDTH,), (_WIDTH,))
+
+
+def step_bench_cases(
+    plain: Mapping[str, Any],
+    empty: tuple[str, ...],
+    cleared: Mapping[str, Any],
+    names: tuple[str, ...],
+) -> tuple[StepBenchCase, ...]:
+    """The sizes and options that a rule is timed on.
 
     Args:
         plain: Options of the plain step.
         empty: As of `StepCase`.
+        cleared: Options of steps whose gradients stay 0 once they are cleared: moments that decay
+            so slowly that they become denormal, which would slow everyone, in no benchmark.
+        names: Of the cases, as in "16M" or "16M-clip": a size, and an option behind it.
     """
     sizes: dict[str, tuple[Shapes, bool]] = {
         "64": (((64,),), True),
-        "16M": (((1 << 24,),), False),
+        "16x4096": (((4096,),) * 16, True),
         "1000x4096": (((4096,),) * 1000, False),
+        "16M": (((1 << 24,),), False),
+        "1G": (((10**9,),), False),
+        "GPT1.3B": (GPT, False),
     }
     clip = {"max_grad_norm": 1.0}
-    everything = {**clip, "zero_grad": True, "ema_decay": 0.999}
-    bfloat16 = torch.bfloat16
-    # Options, and the types of parameters and states.
-    variants: dict[str, tuple[dict[str, Any], torch.dtype, torch.dtype | None]] = {
-        "": ({}, torch.float32, None),
-        "clip": (clip, torch.float32, None),
-        "clip, zero_grad, ema": (everything, torch.float32, None),
-        "bf16 states": ({}, torch.float32, bfloat16),
-        "bf16 params": ({}, bfloat16, None),
-        "bf16 params, fp32 masters": ({"master": "fp32"}, bfloat16, None),
-        "bf16 params, kahan": ({"master": "kahan"}, bfloat16, None),
-        "bf16 params, stochastic": ({"master": "stochastic"}, bfloat16, None),
+    everything = {**cleared, **clip, "zero_grad": True, "ema_decay": 0.999}
+    single, half = torch.float32, torch.bfloat16
+    # In words; options, and the types of parameters and states.
+    variants: dict[str, tuple[str, dict[str, Any], torch.dtype, torch.dtype | None]] = {
+        "": ("", {}, single, None),
+        "clip": ("clipping", clip, single, None),
+        "clip-zero-ema": ("clipping, cleared gradients, average", everything, single, None),
+        "bf16-states": ("bfloat16 moments", {}, single, half),
+        "bf16-all": ("bfloat16 parameters and moments", {}, half, half),
+        "bf16-masters": ("bfloat16 parameters, float32 masters", {"master": "fp32"}, half, None),
     }
-    return tuple(
-        StepBenchCase(
-            name=f"{size}, {options}" if options else size,
-            shapes=shapes,
-            kwargs={**plain, **kwargs},
-            empty=empty,
-            state_dtype=state_dtype,
-            size=size,
-            options=options,
-            dtype=dtype,
-            in_cache=in_cache,
+    cases = []
+    for name in names:
+        size, _, variant = name.partition("-")
+        shapes, in_cache = sizes[size]
+        options, kwargs, dtype, state_dtype = variants[variant]
+        cases.append(
+            StepBenchCase(
+                name=name,
+                shapes=shapes,
+                kwargs={**plain, **kwargs},
+                empty=empty,
+                state_dtype=state_dtype,
+                size=size,
+                options=options,
+                dtype=dtype,
+                in_cache=in_cache,
+            )
         )
-        for size, (shapes, in_cache) in sizes.items()
-        for options, (kwargs, dtype, state_dtype) in variants.items()
-    )
+    return tuple(cases)

@@ -51,7 +51,12 @@ spec = StepSpec(
         for suffix, rule in {"": {}, "-nesterov": {**_MOMENTUM, "nesterov": True}}.items()
         if rule or not fields["state_dtype"]  # without momentum there is no state
     ),
-    bench_cases=step_bench_cases(_MOMENTUM, ()),
+    bench_cases=step_bench_cases(
+        {**_MOMENTUM, "lr": 1e-3, "weight_decay": 0.1},
+        (),
+        {},
+        ("64", "16x4096", "1000x4096", "16M", "16M-clip", "1G", "GPT1.3B", "GPT1.3B-clip"),
+    ),
     tolerance=EQUAL,
     rounded=NEAR,
     bytes_moved=_bytes_moved,
