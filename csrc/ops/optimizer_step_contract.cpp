@@ -15,9 +15,7 @@ using at::TensorList;
 
 namespace {
 
-std::string type_name(at::ScalarType type) {
-  return std::string(c10::getDtypeNames(type).first);
-}
+std::string type_name(at::ScalarType type) { return std::string(c10::getDtypeNames(type).first); }
 
 bool is_half(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
 
@@ -39,21 +37,51 @@ void check_tensor(const StepArguments& a, const char* name, size_t k, const Tens
               "]");
 }
 
-// A list whose tensors are as large as the parameters and on their device.
+// What is wrong with a tensor of a list, which must be as large as its parameter and beside it.
+[[noreturn]] void refuse(const StepArguments& a, const char* name, size_t k, const Tensor& tensor,
+                         at::ScalarType type) {
+  const Tensor& param = a.params[k];
+  check_tensor(a, name, k, tensor);
+  TORCH_CHECK(tensor.scalar_type() == type, "regops.", a.op, ": expected ", name, " of dtype ",
+              type_name(type), ", got ", type_name(tensor.scalar_type()), " at index ", k);
+  TORCH_CHECK(tensor.device() == param.device(), "regops.", a.op, ": expected ", name, "[", k,
+              "] on ", param.device(), ", got ", tensor.device());
+  TORCH_CHECK_VALUE(tensor.sym_sizes() == param.sym_sizes(), "regops.", a.op, ": expected ", name,
+                    "[", k, "] of shape ", param.sym_sizes(), ", got ", tensor.sym_sizes());
+  TORCH_CHECK(false, "regops.", a.op, ": expected ", name, "[", k,
+              "] without overlapping memory, got an expanded tensor");
+}
+
+bool same_sizes(const Tensor& a, const Tensor& b) {
+  const bool symbols = a.unsafeGetTensorImpl()->has_symbolic_sizes_strides() ||
+                       b.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  return symbols ? a.sym_sizes() == b.sym_sizes() : a.sizes() == b.sizes();
+}
+
 void check_list(const StepArguments& a, const char* name, TensorList list, at::ScalarType type,
                 bool written) {
   for (size_t k = 0; k < list.size(); ++k) {
     const Tensor &tensor = list[k], &param = a.params[k];
-    check_tensor(a, name, k, tensor);
-    TORCH_CHECK(tensor.scalar_type() == type, "regops.", a.op, ": expected ", name, " of dtype ",
-                type_name(type), ", got ", type_name(tensor.scalar_type()), " at index ", k);
-    TORCH_CHECK(tensor.device() == param.device(), "regops.", a.op, ": expected ", name, "[", k,
-                "] on ", param.device(), ", got ", tensor.device());
-    TORCH_CHECK_VALUE(tensor.sym_sizes() == param.sym_sizes(), "regops.", a.op, ": expected ", name,
-                      "[", k, "] of shape ", param.sym_sizes(), ", got ", tensor.sym_sizes());
-    TORCH_CHECK(!written || at::has_internal_overlap(tensor) != at::MemOverlap::Yes, "regops.",
-                a.op, ": expected ", name, "[", k,
-                "] without overlapping memory, got an expanded tensor");
+    const bool fits = tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_nested() &&
+                      tensor.scalar_type() == type && tensor.device() == param.device() &&
+                      same_sizes(tensor, param) &&
+                      (!written || tensor.is_contiguous() ||
+                       at::has_internal_overlap(tensor) != at::MemOverlap::Yes);
+    if (!fits) refuse(a, name, k, tensor, type);
+  }
+}
+
+// A step begins after the caches have seen all parameters: what is known of 1000 tensors is asked
+// for at once here, not one after the other below.
+void prefetch(const StepArguments& a) {
+  for (const TensorList list :
+       {a.params, a.grads, a.first, a.second, a.largest, a.state_steps, a.masters, a.emas}) {
+    for (const Tensor& tensor : list) {
+      const char* impl = reinterpret_cast<const char*>(tensor.unsafeGetTensorImpl());
+      for (size_t line = 0; line < sizeof(c10::TensorImpl); line += 64) {
+        __builtin_prefetch(impl + line);
+      }
+    }
   }
 }
 
@@ -154,6 +182,7 @@ bool writes_gradients(const StepArguments& a) { return a.zero_grad || a.grad_sca
 }  // namespace
 
 void check_step(const StepArguments& a) {
+  prefetch(a);
   const bool adamw = a.rule == StepRule::adamw;
   const Master master = master_of(a);
   check_numbers(a);

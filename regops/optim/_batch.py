@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter, is_, itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from regops import _C
 from regops.optim._shards import Sharding
 from regops.optim._state import COMPENSATION
 
-_DTYPE, _DEVICE, _GRAD = attrgetter("dtype"), attrgetter("device"), attrgetter("grad")
 _PLAIN = {torch.nn.Parameter, Tensor}
 
 
@@ -76,15 +76,10 @@ class Batch:
         params = group["params"]
         if not params or len(known) != len(params) or not all(map(is_, known, params)):
             return None
-        grads = list(map(_GRAD, params))
-        alike = (
-            set(map(type, params)) <= _PLAIN
-            and set(map(type, grads)) == {Tensor}
-            and len(set(map(_DTYPE, params))) == 1
-            and len(set(map(_DTYPE, grads))) == 1
-            and len(set(map(_DEVICE, params))) == 1
-        )
-        if not alike:
+        if not set(map(type, params)) <= _PLAIN:
+            return None
+        grads = _C.uniform_gradients(params)
+        if grads is None or set(map(type, grads)) != {Tensor}:
             return None
         batch = cls(group, params[0], grads[0], None, moments)
         try:
