@@ -76,16 +76,28 @@ def test_the_sanitizer_sees_a_read_past_the_end(sanitized: Path) -> None:
     assert "module.cpp" in result.stderr
 
 
-def test_values_without_a_bad_access(sanitized: Path) -> None:
-    """Everything but what compiles (slow there) or needs gigabytes."""
-    result = _run(
-        sanitized,
-        *("-m", "pytest", "-q", "-x", "tests/test_ops.py", "tests/test_dropout.py"),
-        *("tests/test_random.py", "tests/test_one_mask.py", "tests/test_statistics.py"),
-        *("tests/test_cross_entropy.py", "tests/test_linear_cross_entropy.py"),
-        *("-k", "not compile and not 2_to_the_31 and not 32_bits and not interpreted"),
-        *("-p", "no:cacheprovider"),
-    )
+def _check(folder: Path, *arguments: str) -> None:
+    result = _run(folder, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments)
     print(result.stdout[-2000:], result.stderr[-5000:])
     assert result.returncode == 0
     assert " passed" in result.stdout
+
+
+def test_values_without_a_bad_access(sanitized: Path) -> None:
+    """Everything but what compiles (slow there) or needs gigabytes."""
+    _check(
+        sanitized,
+        *("tests/test_ops.py", "tests/test_dropout.py"),
+        *("tests/test_random.py", "tests/test_one_mask.py", "tests/test_statistics.py"),
+        *("tests/test_cross_entropy.py", "tests/test_linear_cross_entropy.py"),
+        *("-k", "not compile and not 2_to_the_31 and not 32_bits and not interpreted"),
+    )
+
+
+def test_optimizer_steps_without_a_bad_access(sanitized: Path) -> None:
+    """All layouts, types, options and thread counts."""
+    _check(
+        sanitized,
+        *("tests/test_optimizer_steps.py", "tests/test_optimizer_step_math.py"),
+        *("-m", "not slow", "-k", "not compile and not opcheck and not every_combination"),
+    )
