@@ -149,6 +149,16 @@ def test_tensor_hyper_parameters_are_read_at_each_step(as_groups: bool) -> None:
     assert_near(params, plain)
 
 
+def test_without_first_moment_it_is_the_gradient() -> None:
+    """The formula m + (1 - beta1) (g - m) alone would leave 2 % of rounding error in it here."""
+    param = Parameter(torch.zeros(1))
+    optimizer = AdamW([param], betas=(0.0, 0.999))
+    for gradient in (1e4, 1e-3):
+        param.grad = torch.full((1,), gradient)
+        optimizer.step()
+    assert torch.equal(optimizer.state[param]["exp_avg"], param.grad)
+
+
 def test_strides_of_a_state_may_differ_from_the_parameters() -> None:
     """A contiguous checkpoint resumed in channels_last: torch's fused CPU step is wrong there."""
     params, expected = make_params(), make_params()
