@@ -1,9 +1,12 @@
 // What the optimizer steps accept. All of it is checked before anything is written.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include <ATen/MemoryOverlap.h>
+#include <c10/core/InferenceMode.h>
 
 #include "ops/optimizer_step.h"
 #include "ops/random.h"
@@ -15,9 +18,7 @@ using at::TensorList;
 
 namespace {
 
-std::string type_name(at::ScalarType type) {
-  return std::string(c10::getDtypeNames(type).first);
-}
+std::string type_name(at::ScalarType type) { return std::string(c10::getDtypeNames(type).first); }
 
 bool is_half(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
 
@@ -39,6 +40,13 @@ void check_tensor(const StepArguments& a, const char* name, size_t k, const Tens
               "]");
 }
 
+// Torch refuses to count up the version of such a tensor, which would be after the step.
+void check_no_inference(const StepArguments& a, const char* name, size_t k, const Tensor& tensor) {
+  TORCH_CHECK(!tensor.is_inference() || c10::InferenceMode::is_enabled(), "regops.", a.op,
+              ": expected ", name, "[", k,
+              "] to be writable, got a tensor made in inference mode: clone it outside");
+}
+
 // A list whose tensors are as large as the parameters and on their device.
 void check_list(const StepArguments& a, const char* name, TensorList list, at::ScalarType type,
                 bool written) {
@@ -51,10 +59,28 @@ void check_list(const StepArguments& a, const char* name, TensorList list, at::S
                 "] on ", param.device(), ", got ", tensor.device());
     TORCH_CHECK_VALUE(tensor.sym_sizes() == param.sym_sizes(), "regops.", a.op, ": expected ", name,
                       "[", k, "] of shape ", param.sym_sizes(), ", got ", tensor.sym_sizes());
-    TORCH_CHECK(!written || at::has_internal_overlap(tensor) != at::MemOverlap::Yes, "regops.",
-                a.op, ": expected ", name, "[", k,
+    if (!written) continue;
+    TORCH_CHECK(at::has_internal_overlap(tensor) != at::MemOverlap::Yes, "regops.", a.op,
+                ": expected ", name, "[", k,
                 "] without overlapping memory, got an expanded tensor");
+    check_no_inference(a, name, k, tensor);
   }
+}
+
+// Threads would step a tensor that is there twice at the same time.
+void check_distinct(const StepArguments& a, const char* name, TensorList list) {
+  std::vector<const c10::TensorImpl*> tensors;
+  tensors.reserve(list.size());
+  for (const Tensor& tensor : list) tensors.push_back(tensor.unsafeGetTensorImpl());
+  std::sort(tensors.begin(), tensors.end());
+  const auto twice = std::adjacent_find(tensors.begin(), tensors.end());
+  if (twice == tensors.end()) return;
+  const auto is_it = [&](const Tensor& tensor) { return tensor.unsafeGetTensorImpl() == *twice; };
+  const auto first = std::find_if(list.begin(), list.end(), is_it);
+  const auto second = std::find_if(first + 1, list.end(), is_it);
+  TORCH_CHECK_VALUE(false, "regops.", a.op, ": expected each of ", name,
+                    " once, got the same tensor at indices ", first - list.begin(), " and ",
+                    second - list.begin());
 }
 
 void check_numbers(const StepArguments& a) {
@@ -219,6 +245,13 @@ void check_step(const StepArguments& a) {
                 type_name(step.scalar_type()), " of shape ", step.sym_sizes(), " at index ", k);
     TORCH_CHECK(step.device() == device, "regops.", a.op, ": expected state_steps[", k, "] on ",
                 device, ", got ", step.device());
+    check_no_inference(a, "state_steps", k, step);
+  }
+  check_distinct(a, "params", a.params);
+  check_distinct(a, "state_steps", a.state_steps);
+  if (writes_gradients(a)) check_distinct(a, "grads", a.grads);
+  for (size_t k = 0; k < a.params.size(); ++k) {
+    if (a.params[k].dim() > kStepDims && !in_one_piece(a, k)) step_layout(a, k);
   }
   if (draws_random_numbers(a)) {
     TORCH_CHECK_VALUE(a.key, "regops.", a.op,
