@@ -89,4 +89,4 @@ def _dtype(entry: str, param: Tensor, group: dict[str, Any]) -> torch.dtype:
 
 def _step_device(param: Tensor) -> torch.device:
     # On the GPU the kernel counts: nothing waits, and a captured graph counts on.
-    return param.device if param.is_cuda else torch.device("cpu")
+    return param.device if param.is_cuda or param.is_meta else torch.device("cpu")
