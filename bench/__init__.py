@@ -1,5 +1,8 @@
 """Benchmarks of every op against torch's, compiled and not, and against a plain copy.
 
+An optimizer's step is timed by the same parts, but `steps`, `step_providers` and `verify_steps`
+say what is stepped, by whom, and what is right: it writes many tensors and returns none.
+
 `python -m bench` times, writes `bench/out/` and reports; `pytest bench` times only. The parts, in
 the order in which a run passes through them:
 

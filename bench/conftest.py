@@ -1,8 +1,8 @@
 """Hands measurements to pytest-benchmark: one test per provider, one group per comparison.
 
-A benchmark module needs a `spec` and a test that calls `replay`; an op that draws random numbers
-also a `law` (see `bench.verify`). The first test of an op, dtype and size measures all its
-providers and directions in turns, the others replay what was recorded then.
+A benchmark module needs a `spec`, of an op or a step, and a test that calls `replay`; an op that
+draws random numbers also a `law` (see `bench.verify`). The first test of an op, dtype and size
+measures all its providers and directions in turns, the others replay what was recorded then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import regops
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
 from bench.profiles import PROFILES, Profile
-from bench.providers import PEERS, Point, names
+from bench.providers import Point
+from bench.steps import StepPoint
 from bench.timing import replay_timer
 from bench.verify import Law
 from regops.testing import Direction
@@ -26,13 +27,13 @@ from regops.testing import Direction
 _NOT_TIMED = pytest.StashKey[dict[str, str]]()
 _PATIENCE = pytest.StashKey[Patience]()
 _LOAD = pytest.StashKey[float]()
-_MEASURED = pytest.StashKey[dict[Point, dict[str, Outcome]]]()
+_MEASURED = pytest.StashKey[dict[Point | StepPoint, dict[str, Outcome]]]()
 
 
 class _Place(NamedTuple):
     """What one test stands for."""
 
-    point: Point
+    point: Point | StepPoint
     direction: Direction
     provider: str
 
@@ -65,9 +66,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     places = [
         _Place(point, direction, provider)
         for device in _devices(metafunc.config)
-        for point in [Point(spec, *found, device) for found in profile.points(spec, device)]
-        for direction in spec.directions
-        for provider in names(spec.name, point.device)
+        for point in profile.points(spec, device)
+        for direction in point.directions
+        for provider in point.providers
     ]
     ids = [f"{place.point.group(place.direction)}-{place.provider}" for place in places]
     metafunc.parametrize("place", places, ids=ids)
@@ -122,16 +123,19 @@ def _devices(config: pytest.Config) -> list[str]:
     return config.getoption("--bench-device") or available
 
 
-def _absent(point: Point, provider: str) -> str | None:
-    peer = PEERS.get(point.spec.name, {}).get(provider)
+def _absent(point: Point | StepPoint, provider: str) -> str | None:
+    if isinstance(point, StepPoint) and point.too_large:
+        return f"{provider}: {point.too_large}"
+    peer = point.peers.get(provider)
     return f"{provider}: {peer.module} is not importable" if peer and not peer.importable else None
 
 
-def _measured(config: pytest.Config, point: Point, law: Law | None) -> dict[str, Outcome]:
+def _measured(
+    config: pytest.Config, point: Point | StepPoint, law: Law | None
+) -> dict[str, Outcome]:
     measured = config.stash[_MEASURED]
     if point not in measured:
-        providers = names(point.spec.name, point.device)
-        present = [name for name in providers if not _absent(point, name)]
+        present = [name for name in point.providers if not _absent(point, name)]
         measured[point] = measure(point, present, _profile(config), law, config.stash[_PATIENCE])
     return measured[point]
 
@@ -140,14 +144,13 @@ def _facts(place: _Place, outcome: Outcome) -> dict[str, Any]:
     point = place.point
     info = regops.info()
     return {
-        "op": point.spec.name,
+        "op": point.op,
         "direction": place.direction,
         "dtype": point.dtype_name,
         "size": point.case.name,
         "device": point.device,
         "provider": place.provider,
-        "shape": list(point.case.shape),
-        "kwargs": dict(point.case.kwargs),
+        **point.facts,
         "numel": point.case.numel,
         "in_cache": point.case.in_cache,
         "bytes_moved": point.bytes_moved(place.direction),

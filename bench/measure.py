@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 
-from bench.memory import Memory, memory
+from bench.memory import Memory, memory, peak_of
 from bench.neighbours import DISTURBED, OthersShare, Patience
 from bench.profiles import Profile
-from bench.providers import Inputs, Point, build, copier, copy_runs, copy_sources, runs
+from bench.providers import Point, build, copier, copy_runs, copy_sources, runs
+from bench.step_providers import build as build_step
+from bench.step_providers import ceiling
+from bench.steps import StepPoint, Workload
 from bench.timing import Clock, CudaClock, Recorded, Run, cpu_clock, interleave
 from bench.verify import Law, Verifier, verify_copy
+from bench.verify_steps import StepVerifier
 from regops.testing import Direction
+
+Runs = dict[Direction, Run]
+# From a provider's name and its outcome, where its memory goes: what to time, verified.
+Prepare = Callable[[str, "Outcome"], Runs]
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Outcome:
 
 
 def measure(
-    point: Point,
+    point: Point | StepPoint,
     providers: Iterable[str],
     profile: Profile,
     law: Law | None,
@@ -47,23 +55,22 @@ def measure(
     others are measured all the same.
 
     Args:
-        point: The op, dtype, size and device.
-        providers: Names, as in `bench.providers.names`.
+        point: The op or step, dtype, size and device.
+        providers: Names, of the point's.
         profile: How long to measure.
         law: See `bench.verify`.
         patience: What is left of it to time again.
     """
-    inputs = point.inputs()
-    verify = Verifier(point, inputs, law)
+    prepare = _of_step(point) if isinstance(point, StepPoint) else _of_op(point, law)
     outcomes: dict[str, Outcome] = {}
-    timed: dict[str, dict[Direction, Run]] = {}
+    timed: dict[str, Runs] = {}
     for name in providers:
         outcomes[name] = Outcome()
         try:
-            timed[name] = _prepare(name, point, inputs, verify, outcomes[name])
+            timed[name] = prepare(name, outcomes[name])
         except Exception as error:
             outcomes[name].error = f"{name} was not timed: {type(error).__name__}: {error}"
-    for direction in point.spec.directions:
+    for direction in point.directions:
         turns = {name: by_direction[direction] for name, by_direction in timed.items()}
         if turns:
             recorded, others = _time(turns, _clock(point), profile, patience)
@@ -96,21 +103,41 @@ def _time(
         patience.seconds_left -= seconds
 
 
-def _prepare(
-    name: str, point: Point, inputs: Inputs, verify: Verifier, outcome: Outcome
-) -> dict[Direction, Run]:
-    if name == "copy":
-        copy, sources = copier(point.device), copy_sources(point)
-        for tensors in sources.values():
-            for source in tensors:
-                verify_copy(copy, source)
-        return copy_runs(copy, sources)
-    call = build(name, point, inputs.arguments)
-    verify(name, call)
-    outcome.memory = memory(call, inputs)
-    return runs(call, inputs, point.spec.directions)
+def _of_op(point: Point, law: Law | None) -> Prepare:
+    inputs = point.inputs()
+    verify = Verifier(point, inputs, law)
+
+    def prepare(name: str, outcome: Outcome) -> Runs:
+        if name == "copy":
+            copy, sources = copier(point.device), copy_sources(point)
+            for tensors in sources.values():
+                for source in tensors:
+                    verify_copy(copy, source)
+            return copy_runs(copy, sources)
+        call = build(name, point, inputs.arguments)
+        verify(name, call)
+        outcome.memory = memory(call, inputs)
+        return runs(call, inputs, point.directions)
+
+    return prepare
 
 
-def _clock(point: Point) -> Clock:
+def _of_step(point: StepPoint) -> Prepare:
+    work = Workload(point)
+    verify = StepVerifier(point, work)
+
+    def prepare(name: str, outcome: Outcome) -> Runs:
+        if name == point.ceiling:
+            return {"step": ceiling(point, work)}
+        stepper = build_step(name, point, work)
+        verify(name, stepper)
+        peak, held = peak_of(stepper.run, torch.device(point.device))
+        outcome.memory = Memory(peak, held, peak)
+        return {"step": stepper.run}
+
+    return prepare
+
+
+def _clock(point: Point | StepPoint) -> Clock:
     device = torch.device(point.device)
     return CudaClock(device, cold=not point.case.in_cache) if device.type == "cuda" else cpu_clock

@@ -21,6 +21,9 @@ _STYLES = {
     "eager": {"color": "#4c8dff", "marker": "s"},
     "compile": {"color": "#2f9e64", "marker": "^"},
     "copy": {"color": "#868e96", "marker": "x", "linestyle": "--"},
+    "stream": {"color": "#868e96", "marker": "x", "linestyle": "--"},
+    "foreach": {"color": "#15aabf", "marker": "v"},
+    "fused": {"color": "#c2255c", "marker": "P"},
 }
 _PEER_STYLE = {"color": "#ae6bd9", "marker": "D"}
 
@@ -55,18 +58,18 @@ def time_against_size(rows: Sequence[Row]) -> str:
     return _svg(f"time-{rows[0].group}", draw, rows)
 
 
-def copy_share_against_size(rows: Sequence[Row]) -> str:
-    """Share of the copy's bandwidth that every other provider reaches. Rows differ in size only."""
+def ceiling_share_against_size(rows: Sequence[Row]) -> str:
+    """Share of the ceiling's bandwidth that every other reaches. Rows differ in size only."""
 
     def share(row: Row, provider: str) -> float | None:
-        over = row.over_copy(provider)
+        over = row.over_ceiling(provider)
         return 1 / over if over else None
 
     def draw(axes: Axes) -> None:
         _lines(axes, rows, share)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
-        axes.set_title("share of the copy's bandwidth", loc="left", fontsize=10)
+        axes.set_title(f"share of the {rows[0].ceiling}'s bandwidth", loc="left", fontsize=10)
 
     return _svg(f"share-{rows[0].group}", draw, rows)
 

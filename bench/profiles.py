@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from regops.testing import BenchCase, OpSpec
+from bench.providers import Point
+from bench.steps import StepPoint
+from regops.testing import OpSpec, StepSpec
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,24 @@ class Profile:
     epochs: int
     max_rounds: int = 200
 
-    def points(self, spec: OpSpec, device: str) -> Iterator[tuple[BenchCase, torch.dtype]]:
-        """The cases and dtypes of an op that this profile measures on a device, smallest first."""
-        kind = torch.device(device).type
+    def points(self, spec: OpSpec | StepSpec, device: str) -> Iterator[Point | StepPoint]:
+        """What this profile measures of an op or a step on a device, smallest first."""
+        largest = self.largest[torch.device(device).type]
         for dtype in self.dtypes:
-            for case in spec.bench_cases:
-                if dtype in spec.dtypes and self.smallest <= case.numel <= self.largest[kind]:
-                    yield case, dtype
+            for point in _points(spec, dtype, device):
+                if self.smallest <= point.case.numel <= largest:
+                    yield point
+
+
+def _points(
+    spec: OpSpec | StepSpec, dtype: torch.dtype, device: str
+) -> Iterator[Point | StepPoint]:
+    if isinstance(spec, StepSpec):
+        yield from (
+            StepPoint(spec, case, device) for case in spec.bench_cases if case.dtype == dtype
+        )
+    elif dtype in spec.dtypes:
+        yield from (Point(spec, case, dtype, device) for case in spec.bench_cases)
 
 
 _MEGA = 1 << 20
@@ -49,12 +62,12 @@ _ALL = (*_BOTH, torch.float16)
 
 # The largest CPU size of the default is the first whose buffers (128 MiB in float32) exceed any
 # last-level cache but a server socket's. On CUDA 256M elements are 0.5-1 GiB a buffer, so that the
-# launch and the tail of the last wave are below a percent of the time.
+# launch and the tail of the last wave are below a percent of the time; models have more parameters.
 PROFILES = {
     profile.name: profile
     for profile in (
         Profile("smoke", (torch.float32,), 1 << 16, {"cpu": _MEGA, "cuda": _MEGA}, 0.2, 3, 2),
-        Profile("default", _BOTH, 1, {"cpu": 16 * _MEGA, "cuda": 256 * _MEGA}, 2.0, 7, 40),
-        Profile("full", _ALL, 1, {"cpu": 64 * _MEGA, "cuda": 256 * _MEGA}, 5.0, 15, 40),
+        Profile("default", _BOTH, 1, {"cpu": 16 * _MEGA, "cuda": 2048 * _MEGA}, 2.0, 7, 40),
+        Profile("full", _ALL, 1, {"cpu": 64 * _MEGA, "cuda": 2048 * _MEGA}, 5.0, 15, 40),
     )
 }

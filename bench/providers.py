@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,9 +51,34 @@ class Point:
     device: str
 
     @property
+    def op(self) -> str:
+        """The op's name."""
+        return self.spec.name
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """What is timed."""
+        return self.spec.directions
+
+    @property
     def dtype_name(self) -> str:
         """As in "float32"."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        """Other libraries that have the op on this device."""
+        return peers_on(self.device, PEERS.get(self.op, {}))
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Names of all, installed or not."""
+        return (*BUILT_IN, *self.peers)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is on record beside the times."""
+        return {"shape": list(self.case.shape), "kwargs": dict(self.case.kwargs)}
 
     def bytes_moved(self, direction: Direction) -> int:
         """Bytes that the operation must read and write."""
@@ -75,12 +101,14 @@ class Peer:
     Attributes:
         module: What must be importable; where it is not, the report names the peer as absent.
         devices: Kinds of device that it runs on.
-        build: Makes the function to time, of the input alone; imports the library itself.
+        build: Imports the library itself. Of an op, from a `Point` and the op's arguments: the
+            function to time, of the input alone. Of a step, from parameters and the step's
+            arguments: the optimizer.
     """
 
     module: str
     devices: tuple[str, ...]
-    build: Callable[[Point, Arguments], Call]
+    build: Callable[..., Any]
 
     @property
     def importable(self) -> bool:
@@ -88,18 +116,40 @@ class Peer:
         return importlib.util.find_spec(self.module) is not None
 
 
+def _optimizer(module: str, name: str, **fixed: Any) -> Callable[..., torch.optim.Optimizer]:
+    def build(params: list[Tensor], arguments: Arguments) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = getattr(importlib.import_module(module), name)(
+            params, **arguments, **fixed
+        )
+        return made
+
+    return build
+
+
 # By op, then by the name that the report prints. A peer is verified by the same rule as torch's op
-# before it is timed. None yet for dropout: it takes a library whose dropout can be called beside
-# torch's in one process and has a backward of its own.
-PEERS: dict[str, dict[str, Peer]] = {}
+# before it is timed, an optimizer by its parameters alone, for its state is its own. None yet for
+# dropout: it takes a library whose dropout can be called beside torch's in one process and has a
+# backward of its own. Not torchao's optimizers: they keep moments of 8 bits and fewer, which is
+# other work.
+PEERS: dict[str, dict[str, Peer]] = {
+    "adamw": {
+        "deepspeed": Peer(
+            "deepspeed",
+            ("cpu",),
+            _optimizer("deepspeed.ops.adam", "DeepSpeedCPUAdam", adamw_mode=True),
+        ),
+        "optimi": Peer("optimi", ("cpu", "cuda"), _optimizer("optimi", "AdamW", eps=1e-8)),
+        "bitsandbytes": Peer(
+            "bitsandbytes", ("cuda",), _optimizer("bitsandbytes.optim", "AdamW", optim_bits=32)
+        ),
+    }
+}
 
 
-def names(op: str, device: str) -> tuple[str, ...]:
-    """Providers of an op on a device, installed or not."""
+def peers_on(device: str, peers: Mapping[str, Peer]) -> dict[str, Peer]:
+    """Those that run on a device."""
     kind = torch.device(device).type
-    return BUILT_IN + tuple(
-        name for name, peer in PEERS.get(op, {}).items() if kind in peer.devices
-    )
+    return {name: peer for name, peer in peers.items() if kind in peer.devices}
 
 
 def build(name: str, point: Point, arguments: Arguments) -> Call:
@@ -114,7 +164,8 @@ def build(name: str, point: Point, arguments: Arguments) -> Call:
         return lambda x: spec.functional(x, **arguments)
     if name == "compile":
         return _compiled(point, arguments)
-    return PEERS[spec.name][name].build(point, arguments)
+    call: Call = point.peers[name].build(point, arguments)
+    return call
 
 
 def _compiled(point: Point, arguments: Arguments) -> Call:

@@ -18,23 +18,34 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.neighbours import DISTURBED
-from bench.plots import copy_share_against_size, seconds, time_against_size
+from bench.plots import ceiling_share_against_size, seconds, time_against_size
 from bench.summary import Row, Summary, read, summarize, write
 
-HEADINGS = (
-    "op", "device", "direction", "dtype", "size", "regops", "vs eager", "vs compile",
-    "vs copy", "GB/s", "state, eager → regops",
-)  # fmt: skip
-_TEXT_COLUMNS = 5
+_TEXT_HEADINGS = ("op", "device", "direction", "dtype", "size")
+_TEXT_COLUMNS = len(_TEXT_HEADINGS)
 # Where op and device stand in a title, a table begins here.
 _TITLED = 2
 _IN_CACHE = " (in cache)"
 
 
+def rivals(row: Row) -> tuple[str, ...]:
+    """With whom a row's table compares regops."""
+    if row.direction == "step":
+        return "eager", "foreach", "fused", "compile"
+    return "eager", "compile"
+
+
+def headings(row: Row) -> tuple[str, ...]:
+    """Of a table of such rows."""
+    memory = "peak, foreach → regops" if row.direction == "step" else "state, eager → regops"
+    against = (f"vs {name}" for name in (*rivals(row), row.ceiling))
+    return (*_TEXT_HEADINGS, "regops", *against, "GB/s", memory)
+
+
 def cells(row: Row) -> list[str]:
     """A row of the summary table; a dash where something was not timed."""
-    over_copy = row.over_copy()
-    copy = f"{over_copy:.2f}x ({1 / over_copy:.0%})" if over_copy else "-"
+    over = row.over_ceiling()
+    memory = (row.peak, "foreach") if row.direction == "step" else (row.state, "eager")
     timed = "regops" in row.median
     return [
         row.op,
@@ -43,24 +54,27 @@ def cells(row: Row) -> list[str]:
         row.dtype,
         row.size + (_IN_CACHE if row.in_cache else "") + (" (!)" if row.disturbed else ""),
         seconds(row.median["regops"]) if timed else "-",
-        *(_times(row.speedup(rival)) for rival in ("eager", "compile")),
-        copy,
+        *(_times(row.speedup(rival)) for rival in rivals(row)),
+        f"{over:.2f}x ({1 / over:.0%})" if over else "-",
         f"{row.gb_per_s('regops'):.3g}" if timed else "-",
-        " → ".join(_size(row.state.get(name)) for name in ("eager", "regops")),
+        " → ".join(_size(memory[0].get(name)) for name in (memory[1], "regops")),
     ]
 
 
 def markdown(summary: Summary) -> str:
-    """The summary table, with what it was measured on."""
+    """The summary tables, with what they were measured on."""
     lines = [
         f"regops {summary.machine['regops']}, torch {summary.machine['torch']}, "
         f"{summary.machine['processor']}, {summary.machine['threads']} threads, "
         f"profile {summary.profile}, {summary.created}",
-        "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(HEADINGS) - _TEXT_COLUMNS),
     ]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in summary.rows]
+    by_headings: dict[tuple[str, ...], list[Row]] = {}
+    for row in summary.rows:
+        by_headings.setdefault(headings(row), []).append(row)
+    for names, rows in by_headings.items():
+        lines += ["", "| " + " | ".join(names) + " |"]
+        lines += ["|" + "---|" * _TEXT_COLUMNS + "--:|" * (len(names) - _TEXT_COLUMNS)]
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     lines += [""] + [f"- {line}" for line in memory_lines(summary) + end_to_end_lines(summary)]
     lines += [f"- {line}" for line in warnings(summary)]
     return "\n".join(lines).rstrip() + "\n"
@@ -80,7 +94,7 @@ def _terminal_table(rows: Sequence[Row]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for index, heading in enumerate(HEADINGS[_TITLED:], _TITLED):
+    for index, heading in enumerate(headings(rows[0])[_TITLED:], _TITLED):
         table.add_column(heading, justify="left" if index < _TEXT_COLUMNS else "right")
     for block in _grouped(rows, "dtype", "size"):
         for row in block:
@@ -102,20 +116,26 @@ def end_to_end_lines(summary: Summary) -> list[str]:
 
 
 def memory_lines(summary: Summary) -> list[str]:
-    """Memory of each op at its largest size, regops's beside eager's, a line a dtype."""
+    """Memory of each op at its largest size, regops's beside torch's, a line a dtype."""
     lines = []
     for rows in _grouped(summary.rows, "op", "device", "dtype"):
         row = max(rows, key=lambda each: each.numel)
-        if {"eager", "regops"} <= row.peak.keys() & row.state.keys():
-            used = "; ".join(
-                f"{name} {_size(row.peak[name])} at the peak of forward, "
-                f"{_size(row.state[name])} kept for backward"
-                # Not in summaries that were written before it was measured.
-                + (f", {_size(row.full_peak[name])} at the peak of both" if row.full_peak else "")
-                for name in ("eager", "regops")
-            )
+        names = ("eager", "foreach", "regops") if row.direction == "step" else ("eager", "regops")
+        if set(names) <= row.peak.keys() & row.state.keys():
+            used = "; ".join(f"{name} {_memory(row, name)}" for name in names)
             lines.append(f"memory, {row.op} {row.size} {row.dtype} {row.device}: {used}")
     return lines
+
+
+def _memory(row: Row, name: str) -> str:
+    if row.direction == "step":
+        return f"{_size(row.peak[name])} at the peak of a step"
+    return (
+        f"{_size(row.peak[name])} at the peak of forward, "
+        f"{_size(row.state[name])} kept for backward"
+        # Not in summaries that were written before it was measured.
+        + (f", {_size(row.full_peak[name])} at the peak of both" if row.full_peak else "")
+    )
 
 
 def warnings(summary: Summary) -> list[str]:
@@ -139,7 +159,6 @@ def html(summary: Summary) -> str:
     )
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        headings=HEADINGS[_TITLED:],
         text_columns=_TEXT_COLUMNS - _TITLED,
         warnings=warnings(summary),
         memory=memory_lines(summary),
@@ -153,6 +172,7 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "op": rows[0].op,
         "device": rows[0].device,
+        "headings": headings(rows[0])[_TITLED:],
         "bytes_formula": rows[0].bytes_formula,
         "blocks": [
             [{"cells": cells(row)[_TITLED:], "row": row} for row in block]
@@ -163,7 +183,7 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
                 "direction": group[0].direction,
                 "dtype": group[0].dtype,
                 "time": time_against_size(group),
-                "share": copy_share_against_size(group),
+                "share": ceiling_share_against_size(group),
             }
             for group in _grouped(rows, "direction", "dtype")
         ],

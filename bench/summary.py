@@ -17,6 +17,9 @@ from bench.neighbours import DISTURBED
 
 FORMAT = 1
 
+# Who moves as many bytes as an op, or as an optimizer's step, and does nothing else.
+CEILINGS = ("copy", "stream")
+
 
 @dataclass
 class Row:
@@ -27,7 +30,7 @@ class Row:
         iqr: Interquartile range of the same.
         rounds: Durations behind each median.
         others: Share of the processor that other processes used meanwhile; None if unknown.
-        peak: Bytes beyond the inputs that forward held at most, by provider.
+        peak: Bytes beyond the inputs that forward, or a step, held at most, by provider.
         state: Bytes that forward keeps for backward besides its output, by provider.
         full_peak: Bytes beyond the inputs that forward and backward together held at most.
     """
@@ -65,10 +68,15 @@ class Row:
             return self.median[over] / self.median["regops"]
         return None
 
-    def over_copy(self, provider: str = "regops") -> float | None:
-        """A provider's time in times of the copy; None if either was not timed."""
-        if provider in self.median and "copy" in self.median:
-            return self.median[provider] / self.median["copy"]
+    @property
+    def ceiling(self) -> str:
+        """Who moved the bytes alone."""
+        return next((name for name in CEILINGS if name in self.median), CEILINGS[0])
+
+    def over_ceiling(self, provider: str = "regops") -> float | None:
+        """A provider's time in times of the ceiling's; None if either was not timed."""
+        if provider in self.median and self.ceiling in self.median:
+            return self.median[provider] / self.median[self.ceiling]
         return None
 
     def memory_ratio(self, to: str) -> float | None:

@@ -16,9 +16,12 @@ from torch import Tensor
 
 import regops.random
 from bench.providers import Call, Inputs, Point, upstream_gradient
+from regops import _C
 from regops.testing import Results, assert_close, reference_copies, results
 
 SEED = 20110
+
+Lists = list[list[Tensor]]
 
 # Of a loss, besides the 1 that backward begins with: a power of 2, which rounds nothing.
 _FACTOR = -0.25
@@ -110,3 +113,17 @@ def verify_copy(copy: Call, source: Tensor) -> None:
     same = torch.equal(copied.view(torch.uint8), source.view(torch.uint8))
     if not same or copied.data_ptr() == source.data_ptr():
         raise AssertionError("the copy differs from its source")
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.flatten().view(torch.uint8)
+
+
+def verify_stream(written: Lists, read: Lists) -> None:
+    """Raises AssertionError unless the stream rewrites all that it must."""
+    before = [[tensor.clone() for tensor in tensors] for tensors in written]
+    _C.read_write_(written, read)
+    for tensors, old in zip(written, before, strict=True):
+        for tensor, one in zip(tensors, old, strict=True):
+            if not torch.equal(_bytes(tensor), ~_bytes(one)):
+                raise AssertionError("the stream did not rewrite its tensors")

@@ -7,6 +7,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
@@ -18,12 +19,57 @@
 #include "ops/cross_entropy_signature.h"
 #include "ops/dropout.h"
 #include "ops/grad_norm.h"
+#include "ops/read_write.h"
 #include "ops/sgdw.h"
 #ifdef REGOPS_WITH_CUDA
 #include "cuda/launch.h"
 #endif
 
 namespace py = pybind11;
+
+namespace {
+
+// A list of tensors that Python keeps alive meanwhile. Borrowed, since a second owner of a tensor
+// takes and releases its Python object: 30 ns, of which a step of 1000 parameters has 5000.
+class ListOfTensors {
+ public:
+  ListOfTensors() = default;
+  ListOfTensors(ListOfTensors&&) = default;
+  ~ListOfTensors() {
+    for (at::Tensor& tensor : tensors_) Borrow::destroyBorrow(tensor);
+  }
+
+  void reserve(size_t size) { tensors_.reserve(size); }
+  void append(const at::Tensor& tensor) { tensors_.push_back(Borrow::createBorrow(tensor)); }
+  at::TensorList list() const { return tensors_; }
+
+ private:
+  using Borrow = c10::MaybeOwnedTraits<at::Tensor>;
+  std::vector<at::Tensor> tensors_;
+};
+
+}  // namespace
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<ListOfTensors> {
+  PYBIND11_TYPE_CASTER(ListOfTensors, const_name("list[torch.Tensor]"));
+
+  bool load(handle source, bool) {
+    if (!PyList_Check(source.ptr())) return false;
+    const Py_ssize_t size = PyList_GET_SIZE(source.ptr());
+    value.reserve(size);
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      PyObject* const item = PyList_GET_ITEM(source.ptr(), i);
+      if (!THPVariable_Check(item)) return false;
+      value.append(THPVariable_Unpack(item));
+    }
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail
 
 namespace {
 
@@ -100,8 +146,8 @@ struct Held {
 };
 template <>
 struct Held<at::TensorList> {
-  using Type = std::vector<at::Tensor>;
-  static at::TensorList unwrap(Type& value) { return value; }
+  using Type = ListOfTensors;
+  static at::TensorList unwrap(Type& value) { return value.list(); }
 };
 template <>
 struct Held<const at::Tensor&> {
@@ -113,6 +159,25 @@ struct Held<const at::Tensor&> {
     return std::get<at::Tensor>(value);
   }
 };
+
+// The gradients of parameters, if all have one, and all are of one dtype and device; else None. For
+// each parameter the same questions cost 0.3 us in Python.
+py::object uniform_gradients(const ListOfTensors& params) {
+  const auto alike = [](const at::Tensor& a, const at::Tensor& b) {
+    return a.scalar_type() == b.scalar_type() && a.device() == b.device();
+  };
+  py::list gradients;
+  const at::Tensor* first = nullptr;
+  for (const at::Tensor& param : params.list()) {
+    const at::Tensor& gradient = param.grad();
+    if (first == nullptr) first = &gradient;
+    if (!gradient.defined() || !alike(param, params.list()[0]) || !alike(gradient, *first)) {
+      return py::none();
+    }
+    gradients.append(py::reinterpret_steal<py::object>(THPVariable_Wrap(gradient)));
+  }
+  return gradients;
+}
 
 template <auto* function>
 struct Bound;
@@ -141,12 +206,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("check_linear_cross_entropy",
         &regops::Unpacked<&regops::check_linear_cross_entropy_eager>::call);
   m.def("grad_norm", &regops::grad_norm_eager);
+  m.def("uniform_gradients", &uniform_gradients);
   m.def("adamw_step_", &Bound<&regops::AdamWOp::call>::call);
   m.def("check_adamw_step_", &Bound<&regops::adamw_step<&regops::check_step>>::call);
   m.def("sgdw_step_", &Bound<&regops::SgdwOp::call>::call);
   m.def("check_sgdw_step_", &Bound<&regops::sgdw_step<&regops::check_step>>::call);
   m.def("copy", &regops::copy, py::arg("input"));
   m.def("copy_", &regops::copy_inplace, py::arg("output"), py::arg("input"));
+  m.def("read_write_", &regops::read_write_inplace, py::arg("written"), py::arg("read"));
   m.def("build_info", &build_info);
   m.def("variate_blocks", &variate_blocks, py::arg("seed"), py::arg("offset"), py::arg("first"));
   m.def("permuted_layout", &permuted_layout, py::arg("tensor"));

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def wrong_types(
-    error: TypeError, function: Callable[..., object], **arguments: object
-) -> TypeError:
+    error: Exception, function: Callable[..., object], **arguments: object
+) -> Exception:
     """What to raise when the extension refuses its arguments.
 
     Args:
-        error: As raised. One that names its op already comes back unchanged.
+        error: As raised. One that names its op already, or comes of nothing in `arguments`, comes
+            back unchanged.
         function: The public function, whose annotations say what it expects.
         arguments: As passed.
 
     Returns:
         A TypeError that names each argument that is not of its expected type.
     """
-    if "incompatible function arguments" not in str(error):
+    if str(error).startswith("regops."):
         return error
-    hints = get_type_hints(function)
+    hints, annotations = get_type_hints(function), dict(function.__annotations__)
+    for options in get_args(hints.get("options")):  # Unpack of a TypedDict
+        hints |= get_type_hints(options)
+        annotations |= {
+            name: hint.__forward_arg__ for name, hint in options.__annotations__.items()
+        }
     wrong = [name for name, value in arguments.items() if not _fits(value, hints[name])]
+    if not wrong and "incompatible function arguments" not in str(error):
+        return error
     details = "; ".join(
-        f"expected {name}: {function.__annotations__[name]}, got {type(arguments[name]).__name__}"
+        f"expected {name}: {annotations[name]}, got {_described(arguments[name], hints[name])}"
         for name in wrong or arguments
     )
     return TypeError(f"regops.{function.__name__}: {details}")
+
+
+def _described(value: object, hint: Any) -> str:
+    name = type(value).__name__
+    of_items = any(get_origin(each) is Sequence for each in (hint, *get_args(hint)))
+    if not of_items or not isinstance(value, (list, tuple)):
+        return name
+    return f"{name} of {', '.join(sorted({type(item).__name__ for item in value}))}"
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -35,6 +51,8 @@ def _fits(value: object, hint: Any) -> bool:
     options = get_args(hint)
     if get_origin(hint) is Literal:
         return isinstance(value, str)
+    if get_origin(hint) in (Sequence, tuple):
+        return isinstance(value, (list, tuple)) and all(_fits(item, options[0]) for item in value)
     if options:  # a union
         return any(_fits(value, option) for option in options)
     if hint is Any or hint is None:

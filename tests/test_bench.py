@@ -20,7 +20,7 @@ from bench.neighbours import OthersShare, Patience
 from bench.profiles import PROFILES, Profile
 from bench.providers import Inputs, Peer, Point
 from bench.verify import Verifier, verify_copy
-from regops.testing import BenchCase, specs
+from regops.testing import BenchCase, specs, step_specs
 
 QUICK = Profile("quick", (torch.float32,), 1, {"cpu": 1 << 20}, 0.01, 3, 1)
 POINT = Point(spec, BenchCase("16k", (1 << 14,), {"p": 0.1}), torch.float32, "cpu")
@@ -228,6 +228,6 @@ def test_what_others_disturbed_is_timed_again_while_patience_lasts(
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
-@pytest.mark.parametrize("op", specs())
+@pytest.mark.parametrize("op", [*specs(), *step_specs()])
 def test_profiles_measure_something_of_every_op(profile: Profile, op: str) -> None:
-    assert list(profile.points(specs()[op], "cpu"))
+    assert list(profile.points({**specs(), **step_specs()}[op], "cpu"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import check, report
-from bench.summary import Summary, read, summarize, write
+from bench.summary import CEILINGS, Summary, read, summarize, write
 
 MEDIANS = {"eager": 20.0, "compile": 12.0, "regops": 1.0, "copy": 0.9}
 FULL_PEAK = {"eager": 16, "compile": 12, "regops": 4}  # bytes an element
@@ -34,9 +34,9 @@ def entry(
             "bytes_moved": 8 * numel,
             "bytes_formula": "read once, write once",
             "others_cpu_share": 0.2 if size == "64k" else 0.01,
-            "forward_peak_bytes": None if provider == "copy" else 4 * numel + 16,
-            "forward_to_backward_bytes": None if provider == "copy" else 16,
-            "full_peak_bytes": None if provider == "copy" else FULL_PEAK[provider] * numel,
+            "forward_peak_bytes": None if provider in CEILINGS else 4 * numel + 16,
+            "forward_to_backward_bytes": None if provider in CEILINGS else 16,
+            "full_peak_bytes": None if provider in CEILINGS else FULL_PEAK.get(provider, 0) * numel,
         },
     }
 
@@ -78,6 +78,21 @@ def loss_json(memory: float = 0.25) -> dict[str, Any]:
     return benchmark_json() | {"benchmarks": benchmarks}
 
 
+def step_json(fused: float = 1.0, stream: float = 1.0) -> dict[str, Any]:
+    """Of an optimizer's step; regops takes a nanosecond an element."""
+    medians = {"eager": 9.0, "foreach": 7.0, "fused": fused, "regops": 1.0, "stream": stream}
+    benchmarks = [
+        entry("step", size, 1 << 24, provider, seconds * 1e-9 * (1 << 24), "adamw")
+        for size in ("16M", "16M-clip")
+        for provider, seconds in medians.items()
+    ]
+    for each in benchmarks:
+        facts = each["extra_info"]
+        if facts["provider"] not in CEILINGS:
+            facts["forward_peak_bytes"] = 64 << 20 if facts["provider"] == "foreach" else 0
+    return benchmark_json() | {"benchmarks": benchmarks}
+
+
 END_TO_END = {
     "name": "digits",
     "steps": 200,
@@ -97,7 +112,7 @@ def test_the_summary_holds_the_medians_and_comes_back_from_its_file(
     assert row.group == "dropout-forward-float32-16M-cpu"
     assert row.median["regops"] == pytest.approx((1 << 24) * 1e-9, rel=1e-3)
     assert row.speedup("eager") == pytest.approx(20, rel=1e-3)
-    assert row.over_copy() == pytest.approx(1 / 0.9, rel=1e-3)
+    assert row.over_ceiling() == pytest.approx(1 / 0.9, rel=1e-3)
     assert row.state == {"eager": 16, "compile": 16, "regops": 16}
     assert row.memory_ratio("eager") == 0.25
     assert row.memory_ratio("copy") is None
@@ -116,7 +131,7 @@ def test_a_summary_of_another_format_is_refused(summary: Summary, tmp_path: Path
 
 def test_a_provider_that_was_not_timed_leaves_a_dash() -> None:
     row = summarize(benchmark_json({"regops": 1.0, "eager": 20.0}), None).rows[0]
-    cells = dict(zip(report.HEADINGS, report.cells(row), strict=True))
+    cells = dict(zip(report.headings(row), report.cells(row), strict=True))
     assert (cells["vs eager"], cells["vs compile"], cells["vs copy"]) == ("20x", "-", "-")
 
 
@@ -195,6 +210,48 @@ def test_a_size_may_be_a_shape() -> None:
     assert "linear_cross_entropy 4096x512x32768 float32" in line
     assert "eager 8 MiB at the peak of forward, 16 B kept for backward, 32 MiB" in line
     assert "regops 8 MiB at the peak of forward, 16 B kept for backward, 8 MiB" in line
+
+
+def test_a_step_has_its_own_rivals_and_ceiling() -> None:
+    summary = summarize(step_json(fused=1.5, stream=0.95), None)
+    row = summary.rows[0]
+    assert row.over_ceiling() == pytest.approx(1 / 0.95, rel=1e-3)
+    shown = dict(zip(report.headings(row), report.cells(row), strict=True))
+    assert shown["vs foreach"] == "7x"
+    assert shown["vs fused"] == "1.5x"
+    assert shown["vs compile"] == "-"
+    assert shown["vs stream"] == "1.05x (95%)"
+    assert shown["peak, foreach → regops"] == "64 MiB → 0 B"
+    page = report.html(summary)
+    assert "share of the stream&#x27;s bandwidth" in page or "share of the stream's" in page
+    (line,) = report.memory_lines(summary)
+    assert "foreach 64 MiB at the peak of a step; regops 0 B" in line
+
+
+def test_ops_and_steps_have_a_table_each() -> None:
+    both = benchmark_json()
+    both["benchmarks"] = both["benchmarks"] + step_json()["benchmarks"]
+    text = report.markdown(summarize(both, None))
+    heads = [line for line in text.splitlines() if line.startswith("| op |")]
+    assert ["vs copy" in head for head in heads] == [True, False]
+    assert ["vs stream" in head for head in heads] == [False, True]
+    assert "| adamw | cpu | step | float32 | 16M-clip |" in text
+
+
+@pytest.mark.parametrize(
+    ("rivals", "missed"),
+    [
+        ({"fused": 1.21, "stream": 0.95}, 0),
+        ({"fused": 0.96, "stream": 0.95}, 2),  # of the step alone, and with clipping
+        ({"fused": 1.1, "stream": 0.95}, 1),  # with clipping
+        ({"fused": 1.21, "stream": 0.89}, 1),
+    ],
+)
+def test_the_gate_judges_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rivals: dict[str, float], missed: int
+) -> None:
+    assert run_gate(tmp_path, step_json(**rivals)) == bool(missed)
+    assert capsys.readouterr().out.count("MISS") == missed
 
 
 def test_the_gate_fails_if_regops_was_not_timed(tmp_path: Path) -> None:

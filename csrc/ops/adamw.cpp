@@ -27,6 +27,12 @@ TORCH_LIBRARY_IMPL(regops, CUDA, m) { m.impl("adamw_step_", &adamw_step<&step_cu
 
 TORCH_LIBRARY_IMPL(regops, Meta, m) { m.impl("adamw_step_", &adamw_step<&check_step>); }
 
+// The check refuses them, in words of its own.
+TORCH_LIBRARY_IMPL(regops, SparseCPU, m) { m.impl("adamw_step_", &adamw_step<&check_step>); }
+TORCH_LIBRARY_IMPL(regops, SparseCUDA, m) { m.impl("adamw_step_", &adamw_step<&check_step>); }
+TORCH_LIBRARY_IMPL(regops, SparseCsrCPU, m) { m.impl("adamw_step_", &adamw_step<&check_step>); }
+TORCH_LIBRARY_IMPL(regops, SparseCsrCUDA, m) { m.impl("adamw_step_", &adamw_step<&check_step>); }
+
 TORCH_LIBRARY_IMPL(regops, ADInplaceOrView, m) {
   m.impl("adamw_step_", &AdamWOp::call_with_versions);
 }

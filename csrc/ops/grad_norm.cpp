@@ -147,6 +147,12 @@ TORCH_LIBRARY_IMPL(regops, CUDA, m) { m.impl("grad_norm", &grad_norm_cuda); }
 
 TORCH_LIBRARY_IMPL(regops, Meta, m) { m.impl("grad_norm", &grad_norm_meta); }
 
+// The check refuses them, in words of its own.
+TORCH_LIBRARY_IMPL(regops, SparseCPU, m) { m.impl("grad_norm", &grad_norm_meta); }
+TORCH_LIBRARY_IMPL(regops, SparseCUDA, m) { m.impl("grad_norm", &grad_norm_meta); }
+TORCH_LIBRARY_IMPL(regops, SparseCsrCPU, m) { m.impl("grad_norm", &grad_norm_meta); }
+TORCH_LIBRARY_IMPL(regops, SparseCsrCUDA, m) { m.impl("grad_norm", &grad_norm_meta); }
+
 // As clip_grad_norm_, it is no part of the graph.
 TORCH_LIBRARY_IMPL(regops, Autograd, m) {
   m.impl("grad_norm", torch::CppFunction::makeFallthrough());

@@ -29,6 +29,12 @@ TORCH_LIBRARY_IMPL(regops, CUDA, m) { m.impl("sgdw_step_", &sgdw_step<&step_cuda
 
 TORCH_LIBRARY_IMPL(regops, Meta, m) { m.impl("sgdw_step_", &sgdw_step<&check_step>); }
 
+// The check refuses them, in words of its own.
+TORCH_LIBRARY_IMPL(regops, SparseCPU, m) { m.impl("sgdw_step_", &sgdw_step<&check_step>); }
+TORCH_LIBRARY_IMPL(regops, SparseCUDA, m) { m.impl("sgdw_step_", &sgdw_step<&check_step>); }
+TORCH_LIBRARY_IMPL(regops, SparseCsrCPU, m) { m.impl("sgdw_step_", &sgdw_step<&check_step>); }
+TORCH_LIBRARY_IMPL(regops, SparseCsrCUDA, m) { m.impl("sgdw_step_", &sgdw_step<&check_step>); }
+
 TORCH_LIBRARY_IMPL(regops, ADInplaceOrView, m) {
   m.impl("sgdw_step_", &SgdwOp::call_with_versions);
 }

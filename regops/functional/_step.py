@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
+import regops
 from regops import _C
+from regops._errors import wrong_types
 from regops.functional.grad_norm import grad_norm
 from regops.random import key_like
 
@@ -98,10 +101,30 @@ def call_step(
         options: See there.
 
     Raises:
-        TypeError: An unknown option.
+        TypeError: An unknown option; an argument of a wrong type.
     """
     if unknown := options.keys() - StepOptions.__annotations__.keys():
-        raise TypeError(f"regops.{name}: unexpected keyword argument {sorted(unknown)[0]}")
+        raise TypeError(f"regops.{name}: unexpected keyword argument {sorted(unknown)[0]!r}")
+    try:
+        _call(name, params, grads, states, state_steps, lr, rule, weight_decay, options)
+    except (TypeError, AttributeError, KeyError) as error:
+        function = getattr(regops.functional, name)
+        given = (params, grads, *states, state_steps, lr, *rule, weight_decay)
+        arguments = dict(zip(inspect.signature(function).parameters, given, strict=False))
+        raise wrong_types(error, function, **arguments, **options) from None
+
+
+def _call(
+    name: str,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[Sequence[Tensor]],
+    state_steps: Sequence[Tensor],
+    lr: float | Tensor,
+    rule: Sequence[float],
+    weight_decay: float,
+    options: StepOptions,
+) -> None:
     o: dict[str, Any] = dict(options)
     norm, scale = o.get("grad_norm"), o.get("grad_scale")
     if o.get("max_grad_norm") is not None and norm is None:

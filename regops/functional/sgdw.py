@@ -33,7 +33,8 @@ def sgdw_step_(
 
     Args:
         params: Written; all of one device and dtype: float64, float32, bfloat16 or float16.
-        grads: Of the parameters' shapes; all of one dtype, theirs or float32.
+        grads: Of the parameters' shapes; all of one dtype: theirs, or float32 where that has 16
+            bits.
         momentum_buffers: b, of the parameters' shapes; all of one dtype: float32 (float64 for
             float64 parameters), or bfloat16, which is rounded stochastically. Empty exactly where
             `momentum` is 0.

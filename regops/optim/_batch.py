@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Sequence
+from operator import is_, itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from regops import _C
 from regops.optim._shards import Sharding
 from regops.optim._state import COMPENSATION
+
+_PLAIN = {torch.nn.Parameter, Tensor}
 
 
 class Batch:
@@ -40,6 +44,47 @@ class Batch:
         self.read: Callable[[dict[str, Any]], tuple[Tensor, ...]] = (
             itemgetter(*self.entries) if len(self.entries) > 1 else lambda state: (state["step"],)
         )
-        self.rows: list[tuple[Tensor, ...]] = []  # (param, grad, *entries)
+        # Parameters, gradients and each of the entries.
+        self.columns: list[list[Tensor]] = [[] for _ in range(2 + len(self.entries))]
         self.streams: list[int] = []
         self.first_indices: list[int] = []
+
+    def append(self, tensors: Iterable[Tensor]) -> None:
+        """One parameter, its gradient and its entries."""
+        for column, tensor in zip(self.columns, tensors, strict=True):
+            column.append(tensor)
+
+    @classmethod
+    def of_all(
+        cls,
+        group: dict[str, Any],
+        moments: Sequence[str],
+        known: Sequence[Tensor],
+        states: Sequence[dict[str, Any]],
+    ) -> Batch | None:
+        """All of a group at once, where it is as it mostly is: in a third of a loop's time.
+
+        Args:
+            group: Of the optimizer.
+            moments: State entries of the rule.
+            known: The parameters that `states` belong to.
+            states: The optimizer's next ones, in the order of parameters if all were stepped.
+
+        Returns:
+            None unless all parameters are plain, alike, have gradients and were stepped before.
+        """
+        params = group["params"]
+        if not params or len(known) != len(params) or not all(map(is_, known, params)):
+            return None
+        if not set(map(type, params)) <= _PLAIN:
+            return None
+        grads = _C.uniform_gradients(params)
+        if grads is None or set(map(type, grads)) != {Tensor}:
+            return None
+        batch = cls(group, params[0], grads[0], None, moments)
+        try:
+            entries = [list(map(itemgetter(entry), states)) for entry in batch.entries]
+        except KeyError:
+            return None
+        batch.columns = [params, grads, *entries]
+        return batch

@@ -1,7 +1,7 @@
 """One fused step, whatever the rule: checks, state, the norm, and a call of the op a batch.
 
-Host time counts: 1000 parameters cost 0.7 ms, so the loop over them reads each attribute once, and
-makes nothing but one tuple.
+Host time counts: a loop over 1000 parameters costs 0.8 ms, so where all of a group are alike they
+are collected without one.
 """
 
 from __future__ import annotations
@@ -131,9 +131,19 @@ class Step(torch.optim.Optimizer):
         states = self.state
         plain = (torch.nn.Parameter, Tensor)
         batches: list[Batch] = []
+        known, of_known = list(states), list(states.values())
         start = 0
         for group in self.param_groups:
             moments = self._moments(group)
+            stop = start + len(group["params"])
+            whole = Batch.of_all(group, moments, known[start:stop], of_known[start:stop])
+            if whole is not None:
+                if random:
+                    whole.streams = list(range(start, stop))
+                    whole.first_indices = [0] * (stop - start)
+                batches.append(whole)
+                start = stop
+                continue
             by_kind: dict[Any, Batch] = {}
             batch: Batch | None = None  # mostly the last one's
             params = group["params"]
@@ -173,10 +183,10 @@ class Step(torch.optim.Optimizer):
                 if distributed:
                     if group["max_norm"] is not None:
                         _shards.check_rows(type(self).__name__, param)
-                    batch.rows.append(tuple(map(_shards.local, (param, grad, *entries))))
+                    batch.append(map(_shards.local, (param, grad, *entries)))
                 else:
-                    batch.rows.append((param, grad) + entries)  # noqa: RUF005  (half the time)
-            start += len(params)
+                    batch.append((param, grad, *entries))
+            start = stop
             batches += by_kind.values()
         return batches
 
@@ -187,9 +197,7 @@ class Step(torch.optim.Optimizer):
         check_options(type(self).__name__, {"max_grad_norm": self.max_grad_norm})
         grads: dict[Any, list[Tensor]] = {}
         for batch in batches:
-            grads.setdefault((batch.device, batch.sharding), []).extend(
-                row[1] for row in batch.rows
-            )
+            grads.setdefault((batch.device, batch.sharding), []).extend(batch.columns[1])
         norms = {kind: _C.grad_norm(of_kind) for kind, of_kind in grads.items()}
         if len(norms) == 1 and next(iter(norms))[1] is None:
             norm = next(iter(norms.values()))
@@ -220,8 +228,7 @@ class Step(torch.optim.Optimizer):
     def _arguments(self, batch: Batch, norm: Tensor | None, key: Tensor | None) -> tuple[Any, ...]:
         """Of the op."""
         group = batch.group
-        columns = [list(column) for column in zip(*batch.rows, strict=True)]
-        params, grads, steps, *rest = columns
+        params, grads, steps, *rest = batch.columns
         moments, rest = rest[: batch.moments], rest[batch.moments :]
         emas = rest.pop() if group["ema_decay"] is not None else []
         masters = rest.pop() if rest else []

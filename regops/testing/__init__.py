@@ -2,7 +2,8 @@
 
 One module per op (`regops/testing/<op>.py`) holds an `OpSpec` named `spec`: how to call the op, its
 reference and torch's version, on which inputs, to what tolerance and why, and how many bytes the
-operation must move. `specs()` finds them all, so a new op is tested and timed by adding data.
+operation must move. `specs()` finds them all, so a new op is tested and timed by adding data. An
+optimizer step, which writes many tensors, has a `StepSpec` instead, found by `step_specs()`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -26,6 +28,17 @@ from regops.testing._compare import (
     results,
 )
 from regops.testing._inputs import Layout, lay_out, make_input
+from regops.testing._step import (
+    StepBenchCase,
+    StepCall,
+    StepCase,
+    StepSpec,
+    assert_step_close,
+    make_call,
+    step_bench_cases,
+    step_bytes,
+    step_tolerance,
+)
 
 __all__ = [
     "BenchCase",
@@ -34,19 +47,30 @@ __all__ = [
     "Layout",
     "OpSpec",
     "Results",
+    "StepBenchCase",
+    "StepCall",
+    "StepCase",
+    "StepSpec",
     "Tolerance",
     "assert_close",
+    "assert_step_close",
     "differentiated",
     "lay_out",
+    "make_call",
     "make_input",
     "outputs_of",
     "reference_copies",
     "results",
     "specs",
+    "step_bench_cases",
+    "step_bytes",
+    "step_specs",
+    "step_tolerance",
 ]
 
-# "forward" records the graph, "full" is that and backward; "inference" is forward under no_grad.
-Direction = Literal["forward", "backward", "full", "inference"]
+# "forward" records the graph, "full" is that and backward; "inference" is forward under no_grad;
+# "step" is an optimizer's.
+Direction = Literal["forward", "backward", "full", "inference", "step"]
 
 
 @dataclass(frozen=True)
@@ -155,11 +179,21 @@ class OpSpec:
     directions: tuple[Direction, ...] = ("forward", "backward", "full")
 
 
-def specs() -> dict[str, OpSpec]:
-    """Every op's spec by name, found by listing this package's modules."""
-    modules = [
+def _modules() -> list[ModuleType]:
+    return [
         importlib.import_module(f"{__name__}.{found.name}")
         for found in pkgutil.iter_modules(__path__)
         if not found.name.startswith("_")
     ]
-    return {module.spec.name: module.spec for module in modules}
+
+
+def specs() -> dict[str, OpSpec]:
+    """Every op's spec by name, found by listing this package's modules."""
+    found = [module.spec for module in _modules() if isinstance(module.spec, OpSpec)]
+    return {spec.name: spec for spec in found}
+
+
+def step_specs() -> dict[str, StepSpec]:
+    """Every optimizer step's spec by name, found likewise."""
+    found = [module.spec for module in _modules() if isinstance(module.spec, StepSpec)]
+    return {spec.name: spec for spec in found}

@@ -121,12 +121,13 @@ def assert_close(tolerance: Tolerance, actual: Results, expected: Results) -> No
         for index, (one, other) in enumerate(zip(got, wanted, strict=True)):
             name = what if len(wanted) == 1 else f"{what} {index}"
             if tolerance.exact:
-                _assert_equal(name, one, other)
+                assert_equal(name, one, other)
             else:
-                _assert_near(name, one, other, rtol, of_largest)
+                assert_near(name, one, other, rtol, of_largest)
 
 
-def _assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest: float) -> None:
+def assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest: float) -> None:
+    """Raises AssertionError unless each element is within the bound of `Tolerance`."""
     finite = wanted[wanted.isfinite()].abs()
     largest = finite.max().item() if finite.numel() else 0.0
     # Rounded to a type, and scaled and rounded again, a tiny result stands off by this much.
@@ -142,7 +143,10 @@ def _assert_near(what: str, got: Tensor, wanted: Tensor, rtol: float, of_largest
     )
 
 
-def _assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
+def assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
+    """Raises AssertionError unless every bit agrees, up to a nan's."""
+    if _same_bits(got, wanted):
+        return  # tenfold faster than to find out what would differ
     torch.testing.assert_close(
         got,
         wanted,
@@ -153,3 +157,10 @@ def _assert_equal(what: str, got: Tensor, wanted: Tensor) -> None:
     )
     if not torch.equal(got.signbit(), wanted.signbit()):
         raise AssertionError(f"{what} differs from the reference in the sign of a zero or nan")
+
+
+def _same_bits(got: Tensor, wanted: Tensor) -> bool:
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(got.itemsize)
+    if bits is None or got.dtype != wanted.dtype:
+        return False
+    return torch.equal(got.detach().view(bits), wanted.detach().view(bits))
