@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 import regops.random
@@ -150,3 +152,60 @@ def test_complex_and_sparse_gradients_raise_clearly(optimizer: Any) -> None:
     real.grad = torch.ones(2).to_sparse()
     with pytest.raises(RuntimeError, match=r"regops\..*parse"):
         optimizer([real]).step()
+
+
+def _grouped(*values: Tensor) -> tuple[list[Parameter], list[dict[str, Any]]]:
+    params = [Parameter(value) for value in values]
+    for param in params:
+        param.grad = torch.ones(param.shape, dtype=param.dtype)
+    return params, [{"params": [param]} for param in params]
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+@pytest.mark.parametrize("optimizer", [AdamW, SGDW])
+def test_a_parameter_that_is_there_twice_raises(optimizer: Any) -> None:
+    """Two threads would step it at the same time."""
+    (param,), _ = _grouped(torch.ones(3))
+    each = optimizer([param, param])
+    before = snapshot(each)
+    with pytest.raises(ValueError, match="each of params once, got the same tensor at indices 0 a"):
+        each.step()
+    assert_unchanged(before, each)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, SGDW])
+def test_a_gradient_that_is_there_twice_raises_where_it_is_cleared(optimizer: Any) -> None:
+    """The second parameter would find zeros."""
+    params, _ = _grouped(torch.ones(3), torch.ones(3))
+    params[1].grad = params[0].grad
+    each = optimizer(params, zero_grad=True)
+    before = snapshot(each)
+    with pytest.raises(ValueError, match="each of grads once"):
+        each.step()
+    assert_unchanged(before, each)
+    optimizer(params).step()
+    assert_same(params[:1], params[1:])
+
+
+def test_state_made_in_inference_mode_raises_before_the_step() -> None:
+    """Torch refuses to count its version up, after the step would have been done."""
+    params = make_params()
+    optimizer = AdamW(params)
+    run(params, optimizer, range(2))
+    with torch.inference_mode():
+        saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    before = snapshot(optimizer)
+    with pytest.raises(RuntimeError, match=r"exp_avgs\[0\] .*made in inference mode"):
+        optimizer.step()
+    assert_unchanged(before, optimizer)
+
+
+def test_more_dimensions_than_a_strided_step_takes_raise_before_the_first_call() -> None:
+    many = torch.ones([2] * 13, dtype=torch.float64).permute(*reversed(range(13)))
+    _, groups = _grouped(torch.ones(3), many)
+    each = AdamW(groups)
+    before = snapshot(each)
+    with pytest.raises(NotImplementedError, match="at most 12 dimensions"):
+        each.step()
+    assert_unchanged(before, each)

@@ -341,6 +341,21 @@ def test_wrong_options(
             optimizer([{"params": make_params(), option: value}])
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_grad_norm", 1.0), ("error_if_nonfinite", True)]
+)
+@BOTH
+def test_options_of_all_groups_together_are_no_groups(
+    optimizer: Any, option: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match=f"expected {option} as an argument of the optimizer"):
+        optimizer([{"params": make_params(), option: value}])
+    each = optimizer(make_params()[:2], **{option: value})
+    with pytest.raises(ValueError, match=f"expected {option} as an argument of the optimizer"):
+        each.add_param_group({"params": make_params()[2:], option: value})
+    assert len(each.param_groups) == 1
+
+
 def test_unknown_options() -> None:
     with pytest.raises(TypeError, match="AdamW: unexpected keyword argument 'max_gradnorm'"):
         AdamW(make_params(), max_gradnorm=1.0)  # type: ignore[call-arg]

@@ -165,6 +165,20 @@ def test_step_counts_of_any_kind_load_as_float32(default: torch.dtype) -> None:
         assert optimizer.state[param]["step"] == 3
 
 
+def test_parameters_that_share_a_loaded_step_count_apart() -> None:
+    params = make_params()
+    optimizer = AdamW(params)
+    run(params, optimizer, range(2))
+    saved = optimizer.state_dict()
+    shared = torch.tensor(2.0)
+    for state in saved["state"].values():
+        state["step"] = shared
+    optimizer.load_state_dict(saved)
+    run(params, optimizer, [2])
+    assert all(state["step"] == 3 for state in optimizer.state.values())
+    assert shared == 2
+
+
 def test_sgd_without_step_is_past_its_first() -> None:
     """The buffer of the first step is the gradient itself, without dampening."""
     params, expected = make_params(), make_params()

@@ -149,6 +149,25 @@ def test_tensor_hyper_parameters_are_read_at_each_step(as_groups: bool) -> None:
     assert_near(params, plain)
 
 
+@pytest.mark.parametrize("optimizer", [AdamW, SGDW])
+def test_steps_of_meta_tensors(optimizer: Any) -> None:
+    """As torch's: how much memory a run takes, before there is any."""
+    params = make_params(device="meta")
+    each = optimizer(params, max_grad_norm=1.0, ema_decay=0.9, gradient_noise=(0.1, 0.5))
+    run(params, each, range(2))
+    assert all(state["ema"].shape == param.shape for param, state in each.state.items())
+
+
+def test_without_first_moment_it_is_the_gradient() -> None:
+    """The formula m + (1 - beta1) (g - m) alone would leave 2 % of rounding error in it here."""
+    param = Parameter(torch.zeros(1))
+    optimizer = AdamW([param], betas=(0.0, 0.999))
+    for gradient in (1e4, 1e-3):
+        param.grad = torch.full((1,), gradient)
+        optimizer.step()
+    assert torch.equal(optimizer.state[param]["exp_avg"], param.grad)
+
+
 def test_strides_of_a_state_may_differ_from_the_parameters() -> None:
     """A contiguous checkpoint resumed in channels_last: torch's fused CPU step is wrong there."""
     params, expected = make_params(), make_params()

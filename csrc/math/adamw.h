@@ -17,22 +17,25 @@ namespace regops {
 
 template <class Real>
 struct AdamWFactors {
-  Real decay, beta2, rest1, rest2, rate, root_factor, eps;  // rest = 1 - beta
+  Real decay, beta1, beta2, rest1, rest2, rate, root_factor, eps;  // rest = 1 - beta
+  bool nearer_gradient;  // than the mean so far: beta1 < 1/2
 };
 
 template <class Real>
 REGOPS_HOST_DEVICE AdamWFactors<Real> adamw_factors(const StepOptions& options,
                                                     const StepScalars& scalars) {
-  return {Real(scalars.decay),       Real(options.beta2), Real(1.0 - options.beta1),
-          Real(1.0 - options.beta2), Real(scalars.rate),  Real(scalars.root_factor),
-          Real(options.eps)};
+  return {Real(scalars.decay),       Real(options.beta1),       Real(options.beta2),
+          Real(1.0 - options.beta1), Real(1.0 - options.beta2), Real(scalars.rate),
+          Real(scalars.root_factor), Real(options.eps),         options.beta1 < 0.5};
 }
 
 // Returns the new weight.
 template <bool kAmsgrad, class Real>
 REGOPS_HOST_DEVICE Real adamw_update(Real w, Real g, Real& m, Real& v, Real& largest,
                                      const AdamWFactors<Real>& f) {
-  m = m + f.rest1 * (g - m);
+  // As torch.lerp, from the nearer end: with beta1 = 0 a large m would leave its rounding errors in
+  // a small g.
+  m = f.nearer_gradient ? g - f.beta1 * (g - m) : m + f.rest1 * (g - m);
   v = f.beta2 * v + f.rest2 * g * g;
   Real u = v;
   if constexpr (kAmsgrad) {

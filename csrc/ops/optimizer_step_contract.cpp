@@ -4,6 +4,8 @@
 #include <string>
 
 #include <ATen/MemoryOverlap.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/flat_hash_map.h>
 
 #include "ops/optimizer_step.h"
 #include "ops/random.h"
@@ -37,6 +39,16 @@ void check_tensor(const StepArguments& a, const char* name, size_t k, const Tens
               "]");
 }
 
+// Torch would refuse to count up the version of such a tensor, which is after the step.
+bool is_writable(const Tensor& tensor) {
+  return !tensor.is_inference() || c10::InferenceMode::is_enabled();
+}
+
+void check_writable(const StepArguments& a, const char* name, size_t k, const Tensor& tensor) {
+  TORCH_CHECK(is_writable(tensor), "regops.", a.op, ": expected ", name, "[", k,
+              "] to be writable, got a tensor made in inference mode: clone it outside");
+}
+
 // What is wrong with a tensor of a list, which must be as large as its parameter and beside it.
 [[noreturn]] void refuse(const StepArguments& a, const char* name, size_t k, const Tensor& tensor,
                          at::ScalarType type) {
@@ -48,6 +60,7 @@ void check_tensor(const StepArguments& a, const char* name, size_t k, const Tens
               "] on ", param.device(), ", got ", tensor.device());
   TORCH_CHECK_VALUE(tensor.sym_sizes() == param.sym_sizes(), "regops.", a.op, ": expected ", name,
                     "[", k, "] of shape ", param.sym_sizes(), ", got ", tensor.sym_sizes());
+  check_writable(a, name, k, tensor);
   TORCH_CHECK(false, "regops.", a.op, ": expected ", name, "[", k,
               "] without overlapping memory, got an expanded tensor");
 }
@@ -62,12 +75,27 @@ void check_list(const StepArguments& a, const char* name, TensorList list, at::S
                 bool written) {
   for (size_t k = 0; k < list.size(); ++k) {
     const Tensor &tensor = list[k], &param = a.params[k];
-    const bool fits = tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_nested() &&
-                      tensor.scalar_type() == type && tensor.device() == param.device() &&
-                      same_sizes(tensor, param) &&
-                      (!written || tensor.is_contiguous() ||
-                       at::has_internal_overlap(tensor) != at::MemOverlap::Yes);
+    const bool fits =
+        tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_nested() &&
+        tensor.scalar_type() == type && tensor.device() == param.device() &&
+        same_sizes(tensor, param) &&
+        (!written ||
+         (is_writable(tensor) &&
+          (tensor.is_contiguous() || at::has_internal_overlap(tensor) != at::MemOverlap::Yes)));
     if (!fits) refuse(a, name, k, tensor, type);
+  }
+}
+
+// Threads would step a tensor that is there twice at the same time. 1000 tensors take 10 us.
+void check_distinct(const StepArguments& a, const char* name, TensorList list) {
+  ska::flat_hash_set<const c10::TensorImpl*> seen;
+  seen.reserve(list.size());
+  for (size_t k = 0; k < list.size(); ++k) {
+    if (seen.insert(list[k].unsafeGetTensorImpl()).second) continue;
+    size_t first = 0;
+    while (!list[first].is_same(list[k])) ++first;
+    TORCH_CHECK_VALUE(false, "regops.", a.op, ": expected each of ", name,
+                      " once, got the same tensor at indices ", first, " and ", k);
   }
 }
 
@@ -248,6 +276,13 @@ void check_step(const StepArguments& a) {
                 type_name(step.scalar_type()), " of shape ", step.sym_sizes(), " at index ", k);
     TORCH_CHECK(step.device() == device, "regops.", a.op, ": expected state_steps[", k, "] on ",
                 device, ", got ", step.device());
+    check_writable(a, "state_steps", k, step);
+  }
+  check_distinct(a, "params", a.params);
+  check_distinct(a, "state_steps", a.state_steps);
+  if (writes_gradients(a)) check_distinct(a, "grads", a.grads);
+  for (size_t k = 0; k < a.params.size(); ++k) {
+    if (a.params[k].dim() > kStepDims && !in_one_piece(a, k)) step_layout(a, k);
   }
   if (draws_random_numbers(a)) {
     TORCH_CHECK_VALUE(a.key, "regops.", a.op,

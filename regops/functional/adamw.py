@@ -53,10 +53,11 @@ def adamw_step_(
 
     Raises:
         ValueError: A number out of range; lists of different lengths; shapes that differ; an
-            unknown `master`; missing or surplus `masters` or `emas`.
+            unknown `master`; missing or surplus `masters` or `emas`; a parameter, a step count or a
+            gradient that is written twice in its list.
         TypeError: An argument or option of a wrong type or name.
-        RuntimeError: Dtypes other than above; several devices; sparse tensors; overlapping memory.
-            Nothing has been written then.
+        RuntimeError: Dtypes other than above; several devices; sparse tensors; overlapping memory;
+            tensors made in inference mode. Nothing has been written then.
 
     Example:
         >>> import torch, regops.functional as RF

@@ -66,6 +66,11 @@ class FusedOptimizer(Step):
             raise
 
     def _complete(self, group: dict[str, Any]) -> None:
+        for option in OPTIMIZER_DEFAULTS.keys() & group.keys():
+            raise ValueError(
+                f"regops.optim.{type(self).__name__}: expected {option} as an argument of the "
+                "optimizer, got it in a parameter group: it is of all gradients together"
+            )
         for option in GROUP_DEFAULTS:
             group.setdefault(option, self.defaults[option])
         check_options(type(self).__name__, group)

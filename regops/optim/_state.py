@@ -39,8 +39,9 @@ def conform(param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None
         state["step"] = torch.ones(())
     for entry, value in state.items():
         if entry == "step":
+            # A copy: where parameters share one count, each would count it up.
             value = torch.as_tensor(value, dtype=torch.float32)
-            state[entry] = value.to(_step_device(param))
+            state[entry] = value.to(_step_device(param), copy=True)
         elif entry in _ENTRIES and isinstance(value, Tensor):
             # A distributed tensor is on its mesh's device already.
             value = value if hasattr(value, "device_mesh") else value.to(param.device)
@@ -88,4 +89,4 @@ def _dtype(entry: str, param: Tensor, group: dict[str, Any]) -> torch.dtype:
 
 def _step_device(param: Tensor) -> torch.device:
     # On the GPU the kernel counts: nothing waits, and a captured graph counts on.
-    return param.device if param.is_cuda else torch.device("cpu")
+    return param.device if param.is_cuda or param.is_meta else torch.device("cpu")

@@ -38,7 +38,8 @@ def adamw_step_(
         w: Tensor, g: Tensor, states: list[Tensor], step: float, lr: float
     ) -> tuple[Tensor, list[Tensor]]:
         m, v, *largest = states
-        m = m + (1.0 - beta1) * (g - m)
+        # From the nearer end: with beta1 = 0 a large m would leave rounding errors in a small g.
+        m = g - beta1 * (g - m) if beta1 < 0.5 else m + (1.0 - beta1) * (g - m)
         v = beta2 * v + (1.0 - beta2) * g * g
         if largest:
             largest = [torch.maximum(largest[0], v)]
