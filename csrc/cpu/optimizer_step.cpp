@@ -30,6 +30,8 @@
 #include "cpu/half_floats.h"
 #include "cpu/philox_lanes.h"
 #include "cpu/reals.h"
+#include "cpu/squares.h"
+#include "cpu/step_variates.h"
 #include "cpu/step_block.h"
 #include "cpu/step_strided.h"
 

@@ -3,10 +3,6 @@
 
 namespace regops::cpu::REGOPS_ISA {
 
-// Elements of a block: as many half-words as fill_blocks makes at once with 512-bit vectors, and
-// seven of float32 are 7 KiB of L1.
-constexpr int64_t kStepBlock = 256;
-
 // Of a row that max_norm limits: its norm, without writing, or its scaled weights.
 enum class Pass { plain, measure, scaled };
 
@@ -14,39 +10,6 @@ enum class Pass { plain, measure, scaled };
 static inline bool limits_rows(const StepOptions& options, const StepTensors& tensors) {
   return tensors.row > 0 && !std::isinf(options.max_norm);
 }
-
-// Every sum in double, in one order for all instruction sets: eight partial sums, four of each.
-typedef double Doubles __attribute__((vector_size(64)));
-
-template <class Real>
-static double squares_of(const Real* x, int64_t n) {
-  typedef Real Reals __attribute__((vector_size(8 * sizeof(Real))));
-  constexpr int kSums = 4, kStride = 8 * kSums;
-  Doubles sums[kSums] = {};
-  const auto add = [&](const Real* from) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-    for (int u = 0; u < kSums; ++u) {
-      Reals part;
-      std::memcpy(&part, from + 8 * u, sizeof part);
-      const Doubles wide = __builtin_convertvector(part, Doubles);
-      sums[u] += wide * wide;
-    }
-  };
-  int64_t i = 0;
-  for (; i + kStride <= n; i += kStride) {
-    __builtin_prefetch(x + i + 4096 / sizeof(Real));
-    __builtin_prefetch(x + i + 4096 / sizeof(Real) + kStride / 2);
-    add(x + i);
-  }
-  Real rest[kStride] = {};
-  std::memcpy(rest, x + i, (n - i) * sizeof(Real));
-  add(rest);
-  const Doubles sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-// Random words for a block and for the blocks of words that stick out at both ends.
-constexpr int64_t kStepWords = kStepBlock + 8 * kFillBlocks;
 
 template <class Real>
 struct Scratch {
@@ -59,51 +22,6 @@ struct Scratch {
   alignas(64) Real ema[kStepBlock];
   alignas(64) uint32_t random[kStepWords];
 };
-
-// The variates of kBits bits of elements [first, first + n) of a stream.
-template <class Bits>
-static inline const Bits* variates(Key key, uint64_t first, int64_t n, uint32_t* words) {
-  constexpr int64_t kPerBlock = 16 / sizeof(Bits);
-  const int64_t skip = static_cast<int64_t>(first % kPerBlock);
-  const uint64_t block = first / kPerBlock;
-  const int64_t blocks = (skip + n + kPerBlock - 1) / kPerBlock;
-  for (int64_t b = 0; b < blocks; b += kFillBlocks) {
-    fill_blocks<kFillChains>(key, block + b, words + 4 * b);
-  }
-  return reinterpret_cast<const Bits*>(words) + skip;
-}
-
-// values <- values + deviation z, z standard normal.
-template <class Real>
-static inline void add_noise(Real* values, int64_t n, Real deviation, Key key, uint64_t first,
-                             uint32_t* words) {
-  // Pairs begin at even indices.
-  const int64_t skip = static_cast<int64_t>(first % 2);
-  const uint32_t* pairs = variates<uint32_t>(key, first - skip, skip + n, words);
-  alignas(64) float normals[kStepBlock + 2];
-  const int64_t count = (skip + n + 1) / 2;
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    const NormalPair pair = normal_pair(pairs[2 * i], pairs[2 * i + 1]);
-    normals[2 * i] = pair.first;
-    normals[2 * i + 1] = pair.second;
-  }
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) values[i] += deviation * static_cast<Real>(normals[skip + i]);
-}
-
-static inline void store_stochastically(DType dtype, const float* from, void* to, int64_t n,
-                                        const uint16_t* random) {
-  if (dtype == DType::bfloat16) {
-    BFloat16* target = static_cast<BFloat16*>(to);
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) target[i].bits = stochastic_bfloat16(from[i], random[i]);
-  } else {
-    Half* target = static_cast<Half*>(to);
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) target[i].bits = stochastic_float16(from[i], random[i]);
-  }
-}
 
 static inline int64_t size_of(DType dtype) {
   return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
@@ -213,7 +131,9 @@ class Step {
         return;
       }
       read_reals(options_.param, tensors.param, begin, n, scratch_.image);
-      for (int64_t i = 0; i < n; ++i) scratch_.image[i] = w[i] - scratch_.image[i];
+      for (int64_t i = 0; i < n; ++i) {
+        scratch_.image[i] = rounding_error(w[i], scratch_.image[i]);
+      }
       write_reals(options_.param, scratch_.image, tensors.master, begin, n);
     }
   }

@@ -170,7 +170,8 @@ __device__ __forceinline__ void store(const StepOptions& options, const GeneralT
       Real error[kSize];
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
-        error[k] = x.w[k] - static_cast<Real>(Element<T>::widen(Element<T>::round(x.w[k])));
+        error[k] =
+            rounding_error(x.w[k], static_cast<Real>(Element<T>::widen(Element<T>::round(x.w[k]))));
       }
       store_group<T>(tensor.master, kMaster, group, error);
     }

@@ -39,9 +39,10 @@ REGOPS_HOST_DEVICE StepScalars step_scalars(const StepOptions& options, double s
   if (!std::isinf(options.max_grad_norm)) {
     // As torch's clip_grad_norm_, in the gradients' precision, so that the same gradients clip
     // alike: nan norms make all nan, infinite ones make 0 of what is finite and nan of what is not.
+    // A norm that only float64 holds is still clipped to what it should be.
     const float norm = static_cast<float>(grad_norm);
     const double coefficient =
-        options.grad == DType::float64
+        options.grad == DType::float64 || std::isinf(norm)
             ? options.max_grad_norm / (grad_norm + 1e-6)
             : static_cast<double>(static_cast<float>(options.max_grad_norm) / (norm + 1e-6f));
     if (!(coefficient >= 1.0)) scalars.grad_factor *= coefficient;
@@ -79,6 +80,13 @@ REGOPS_HOST_DEVICE Real soft_threshold(Real w, Real threshold) {
 template <class Real>
 REGOPS_HOST_DEVICE Real average(Real ema, Real w, Real decay, Real rest) {
   return decay * ema + rest * w;
+}
+
+// What Kahan's compensation keeps of w beside its rounded image; nothing of what overflowed.
+template <class Real>
+REGOPS_HOST_DEVICE Real rounding_error(Real w, Real image) {
+  const Real error = w - image;
+  return error - error == Real(0) ? error : Real(0);
 }
 
 // Factor that brings a row of this sum of squares back to the limit.

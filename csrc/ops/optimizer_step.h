@@ -49,6 +49,16 @@ void step_cuda(const StepArguments& arguments);
 // Counts up the versions of all that a step writes.
 void increment_versions(const StepArguments& arguments);
 
+// What the arguments come to.
+inline bool is_half(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
+inline at::ScalarType real_of(at::ScalarType type) {
+  return type == at::kDouble ? type : at::kFloat;
+}
+Master master_of(const StepArguments& arguments);
+at::ScalarType state_type(const StepArguments& arguments);
+bool draws_random_numbers(const StepArguments& arguments);
+bool writes_gradients(const StepArguments& arguments);
+
 // What the kernels are told of the options, and of parameter k.
 StepOptions step_options(const StepArguments& arguments);
 StepTensors step_tensors(const StepArguments& arguments, size_t k);

@@ -132,7 +132,8 @@ def _clip_coefficient(options: Options, grads: Sequence[Tensor], scale: float) -
     if options.max_grad_norm is None:
         return 1.0
     norm = grad_norm(grads) / scale if options.grad_norm is None else options.grad_norm
-    real = torch.float64 if grads and grads[0].dtype == torch.float64 else torch.float32
+    wide = norm > torch.finfo(torch.float32).max or (grads and grads[0].dtype == torch.float64)
+    real = torch.float64 if wide else torch.float32
     limit = torch.tensor(options.max_grad_norm, dtype=real)
     coefficient = limit / (norm.detach().cpu().to(real) + 1e-6)
     return 1.0 if coefficient >= 1.0 else coefficient.item()
@@ -166,7 +167,8 @@ def _store_weight(
     if options.masters and options.master == "fp32":
         options.masters[k].copy_(w)
     if options.masters and options.master == "kahan":
-        options.masters[k].copy_(w - param.to(w.dtype))
+        error = w - param.to(w.dtype)
+        options.masters[k].copy_(torch.where(error.isfinite(), error, 0.0))  # not of what overflowed
 
 
 def _store_state(state: Tensor, value: Tensor, key: Tensor | None, first: int) -> None:
