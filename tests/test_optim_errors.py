@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -209,3 +210,42 @@ def test_more_dimensions_than_a_strided_step_takes_raise_before_the_first_call()
     with pytest.raises(NotImplementedError, match="at most 12 dimensions"):
         each.step()
     assert_unchanged(before, each)
+
+
+# ---- what belongs to the whole optimizer, and what a state must have -----------------------------
+
+
+@pytest.mark.parametrize("key", [regops.random.key(1), "a", [1, 2.0], (1, 2)])
+def test_key_of_a_group_is_refused(key: Any) -> None:
+    params = make_params()
+    with pytest.raises(ValueError, match="expected key as an argument of the optimizer"):
+        AdamW([{"params": params, "key": key}], gradient_noise=(0.1, 0.5))
+
+
+def test_nothing_to_judge_without_a_norm() -> None:
+    with pytest.raises(
+        ValueError, match="expected max_grad_norm with error_if_nonfinite, got none"
+    ):
+        AdamW(make_params(), error_if_nonfinite=True)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    plain, other = make_params(), make_params()
+    run(plain, AdamW(plain, max_grad_norm=0.5, l1=0.25), range(2))
+    run(other, AdamW(other, max_grad_norm=np.float32(0.5), l1=np.float64(0.25)), range(2))
+    assert_same(plain, other)
+
+
+@pytest.mark.parametrize("entry", ["exp_avg", "exp_avg_sq"])
+def test_lost_moment_is_refused(entry: str) -> None:
+    params = make_params()
+    optimizer = AdamW(params)
+    run(params, optimizer, range(3))
+    state = optimizer.state_dict()
+    del state["state"][0][entry]
+    optimizer.load_state_dict(state)
+    set_gradients(params, 3)
+    before = snapshot(optimizer)
+    with pytest.raises(RuntimeError, match=f"expected {entry} in the state .* after 3 steps"):
+        optimizer.step()
+    assert_unchanged(before, optimizer)

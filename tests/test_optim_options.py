@@ -350,7 +350,7 @@ def test_options_of_all_groups_together_are_no_groups(
 ) -> None:
     with pytest.raises(ValueError, match=f"expected {option} as an argument of the optimizer"):
         optimizer([{"params": make_params(), option: value}])
-    each = optimizer(make_params()[:2], **{option: value})
+    each = optimizer(make_params()[:2], max_grad_norm=1.0)
     with pytest.raises(ValueError, match=f"expected {option} as an argument of the optimizer"):
         each.add_param_group({"params": make_params()[2:], option: value})
     assert len(each.param_groups) == 1

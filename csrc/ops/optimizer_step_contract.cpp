@@ -114,7 +114,8 @@ void check_numbers(const StepArguments& a) {
     TORCH_CHECK_VALUE(fits, "regops.", a.op, ": expected ", name, " ", range, ", got ", value);
   };
   const auto at_least_0 = [&](const char* name, double value) {
-    check(name, value, value >= 0.0 && !std::isinf(value), "of at least 0");
+    check(name, value, value >= 0.0 && !std::isinf(value),
+          std::isinf(value) ? "to be finite" : "of at least 0");
   };
   const auto limit = [&](const char* name, std::optional<double> value) {
     if (value) check(name, *value, *value >= 0.0, "of at least 0");

@@ -14,6 +14,7 @@ from regops.optim._options import (
     GROUP_DEFAULTS,
     OPTIMIZER_DEFAULTS,
     OptimizerOptions,
+    check_group,
     check_options,
     key_numbers,
     needs_key,
@@ -42,6 +43,11 @@ class FusedOptimizer(Step):
         given: dict[str, Any] = dict(options)
         key = given.pop("key", None)
         check_options(name, given)
+        if given.get("error_if_nonfinite") and given.get("max_grad_norm") is None:
+            raise ValueError(
+                f"regops.optim.{name}: expected max_grad_norm with error_if_nonfinite, got none; "
+                "max_grad_norm=math.inf computes the norm and clips nothing"
+            )
         for option, default in OPTIMIZER_DEFAULTS.items():
             setattr(self, option, given.pop(option, default))
         self.grad_norm = None
@@ -66,11 +72,7 @@ class FusedOptimizer(Step):
             raise
 
     def _complete(self, group: dict[str, Any]) -> None:
-        for option in OPTIMIZER_DEFAULTS.keys() & group.keys():
-            raise ValueError(
-                f"regops.optim.{type(self).__name__}: expected {option} as an argument of the "
-                "optimizer, got it in a parameter group: it is of all gradients together"
-            )
+        check_group(type(self).__name__, group)
         for option in GROUP_DEFAULTS:
             group.setdefault(option, self.defaults[option])
         check_options(type(self).__name__, group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -23,13 +24,13 @@ class OptimizerOptions(TypedDict, total=False):
             the step. Shards of DTensors are summed over their mesh; no other sharding is known
             here. None.
         error_if_nonfinite: Raise RuntimeError if that norm is not finite, and step nothing; waits
-            for the device. False.
+            for the device. It needs `max_grad_norm`, which may be infinite. False.
         clip_value: (group) Elements of gradients are then clipped to [-clip_value, clip_value].
             None.
         decay: (group) "lr": w <- (1 - lr weight_decay) w, as torch. "independent": w <- (1 - lr /
             base_lr weight_decay) w, the paper's schedule factor, so that weight decay need not be
-            tuned again with another learning rate; base_lr is the group's at construction. It holds
-            for `l1` too. "lr".
+            tuned again with another learning rate; base_lr is the group's at construction, or
+            its "base_lr". It holds for `l1` too. "lr".
         l2: (group) l2 times the weight is added to the gradient: decay as of Adam, for comparison.
             0.0.
         l1: (group) After the update weights move lr l1 towards 0 and stop there: exact zeros; with
@@ -135,6 +136,22 @@ def key_numbers(name: str, key: Tensor) -> list[int]:
     return [int(number) for number in key.tolist()]
 
 
+def check_group(name: str, group: dict[str, Any]) -> None:
+    """Raises ValueError where a group holds what is the whole optimizer's.
+
+    Args:
+        name: Of the optimizer.
+        group: With the key, if any, as `key_numbers` left it.
+    """
+    key = group.get("key")
+    plain = key is None or (isinstance(key, list) and [type(part) for part in key] == [int, int])
+    for option in sorted(OPTIMIZER_DEFAULTS.keys() & group.keys()) + ["key"] * (not plain):
+        raise ValueError(
+            f"regops.optim.{name}: expected {option} as an argument of the optimizer, got it in a "
+            "parameter group: there is one for all groups together"
+        )
+
+
 def needs_key(group: dict[str, Any]) -> bool:
     """Whether random numbers are in use."""
     return bool(
@@ -145,7 +162,7 @@ def needs_key(group: dict[str, Any]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _wrong(

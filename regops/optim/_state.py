@@ -28,6 +28,26 @@ def new_entry(entry: str, param: Tensor, group: dict[str, Any]) -> Tensor:
     return torch.zeros_like(param, dtype=dtype)
 
 
+def check_complete(name: str, entry: str, state: dict[str, Any]) -> None:
+    """Raises RuntimeError where a stepped parameter has lost a moment.
+
+    From 0 it would be corrected for the bias of a first step by the factor of a late one.
+
+    Args:
+        name: Of the optimizer.
+        entry: That is missing.
+        state: Of the parameter.
+    """
+    step = state.get("step")
+    if entry not in ("exp_avg", "exp_avg_sq") or step is None or step.is_meta:
+        return
+    if step > 0:
+        raise RuntimeError(
+            f"regops.optim.{name}: expected {entry} in the state of a parameter after "
+            f"{int(step)} steps, got only {', '.join(state)}"
+        )
+
+
 def conform(param: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
     """Gives loaded entries their types and devices; in place.
 

@@ -17,7 +17,7 @@ from regops import _C
 from regops.optim import _shards
 from regops.optim._batch import Batch
 from regops.optim._options import check_options, needs_key
-from regops.optim._state import new_entry
+from regops.optim._state import check_complete, new_entry
 
 
 class Step(torch.optim.Optimizer):
@@ -27,7 +27,7 @@ class Step(torch.optim.Optimizer):
         max_grad_norm: See `OptimizerOptions`; may be changed between steps.
         error_if_nonfinite: Likewise.
         grad_norm: Norm of all gradients in the last step, before clipping, 0-d; None without
-            `max_grad_norm`.
+            `max_grad_norm`. Not finite where GradScaler skipped the step.
     """
 
     _op: ClassVar[str]
@@ -173,6 +173,7 @@ class Step(torch.optim.Optimizer):
                 except KeyError:
                     for entry in batch.entries:
                         if entry not in state:
+                            check_complete(type(self).__name__, entry, state)
                             state[entry] = new_entry(entry, param, group)
                             created.append((param, entry))
                     entries = batch.read(state)

@@ -168,7 +168,9 @@ def _store_weight(
         options.masters[k].copy_(w)
     if options.masters and options.master == "kahan":
         error = w - param.to(w.dtype)
-        options.masters[k].copy_(torch.where(error.isfinite(), error, 0.0))  # not of what overflowed
+        options.masters[k].copy_(
+            torch.where(error.isfinite(), error, 0.0)
+        )  # not of what overflowed
 
 
 def _store_state(state: Tensor, value: Tensor, key: Tensor | None, first: int) -> None:
