@@ -56,8 +56,11 @@ static void run(const StepOptions& options, const StepTensors& tensors, const St
   const Step<Real> step(options, scalars, scratch);
   const auto blocks = [&](int64_t from, int64_t to, Pass pass, Real factor) {
     double squares = 0.0;
-    for (int64_t i = from; i < to; i += kStepBlock) {
-      squares += step.block(tensors, i, std::min(kStepBlock, to - i), pass, factor);
+    for (int64_t i = from; i < to;) {
+      const bool longer = step.needs_no_scratch(tensors) && to - i >= kLongBlock;
+      const int64_t n = longer ? kLongBlock : std::min(kStepBlock, to - i);
+      squares += step.block(tensors, i, n, pass, factor);
+      i += n;
     }
     return squares;
   };
