@@ -7,8 +7,8 @@
 
 namespace regops::cpu {
 
-// Elements [begin, end) of a parameter, each tensor's in one piece. `begin` is a multiple of 8; with
-// max_norm they are whole rows.
+// Elements [begin, end) of a parameter, each tensor's in one piece. `begin` is a multiple of 8;
+// with max_norm they are whole rows.
 void optimizer_step_run(const StepOptions& options, const StepTensors& tensors,
                         const StepScalars& scalars, int64_t begin, int64_t end);
 
