@@ -2,6 +2,7 @@
 // Once per instruction set.
 
 namespace regops::cpu::REGOPS_ISA {
+namespace {  // so that the linker sees no member
 
 class StridedBlock {
  public:
@@ -101,4 +102,5 @@ class StridedBlock {
   alignas(64) char buffers_[kStepOperands][kStepBlock * sizeof(double)];
 };
 
+}  // namespace
 }  // namespace regops::cpu::REGOPS_ISA
