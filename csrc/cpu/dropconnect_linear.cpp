@@ -65,14 +65,18 @@ static inline __attribute__((always_inline)) Keep<Real> keep(const Bits* bits, B
                                    _mm256_set1_epi32(threshold));
   }
 #else
-  typedef Bits Narrow __attribute__((vector_size(kLanes<Real> * sizeof(Bits))));
-  Narrow narrow;
-  std::memcpy(&narrow, bits, sizeof narrow);
-  const VectorBits<Real> wide = __builtin_convertvector(narrow, VectorBits<Real>);
-  if constexpr (sizeof(Bits) < sizeof(Real)) {  // signed comparisons are one instruction
-    return (Keep<Real>)wide > Keep<Real>{} + (threshold - 1);
+  if constexpr (REGOPS_VECTOR_BYTES == 16 && sizeof(Real) == 8) {  // SSE2 compares no 64 bits
+    return Keep<Real>{-int64_t{bits[0] >= threshold}, -int64_t{bits[1] >= threshold}};
   } else {
-    return wide >= VectorBits<Real>{} + threshold;
+    typedef Bits Narrow __attribute__((vector_size(kLanes<Real> * sizeof(Bits))));
+    Narrow narrow;
+    std::memcpy(&narrow, bits, sizeof narrow);
+    const VectorBits<Real> wide = __builtin_convertvector(narrow, VectorBits<Real>);
+    if constexpr (sizeof(Bits) < sizeof(Real)) {  // signed comparisons are one instruction
+      return (Keep<Real>)wide > Keep<Real>{} + (threshold - 1);
+    } else {
+      return wide >= VectorBits<Real>{} + threshold;
+    }
   }
 #endif
 }
@@ -91,7 +95,7 @@ static inline __attribute__((always_inline)) Vector<Real> value_or_zero(Keep<Rea
 #endif
 }
 
-// keep ? a b + c : c
+// c, and a b where it is kept.
 template <class Real>
 static inline __attribute__((always_inline)) Vector<Real> add_kept(Keep<Real> keep, Vector<Real> a,
                                                                    Vector<Real> b, Vector<Real> c) {
@@ -102,7 +106,7 @@ static inline __attribute__((always_inline)) Vector<Real> add_kept(Keep<Real> ke
     return (Vector<Real>)_mm512_mask3_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c, keep);
   }
 #else
-  return keep ? multiply_add(a, b, c) : c;
+  return c + value_or_zero<Real>(keep, a * b);
 #endif
 }
 
@@ -209,100 +213,78 @@ static inline __attribute__((always_inline)) void for_runs(const DropConnectCall
 
 // ---- forward ------------------------------------------------------------------------------------
 
-// Neighbouring blocks of kWidth lanes of a become their sums, and those of b, alternating: the
-// blocks of half the width are sums of a's first, b's first, a's second, ...
-template <class Real, int kWidth>
-static inline __attribute__((always_inline)) Vector<Real> merge(Vector<Real> a, Vector<Real> b) {
-  constexpr int kHalf = kWidth / 2;
-  VectorBits<Real> first, second;
-  for (int l = 0; l < kLanes<Real>; ++l) {
-    const int block = l / kHalf;
-    first[l] = block / 2 * kWidth + l % kHalf + block % 2 * kLanes<Real>;
-    second[l] = first[l] + kHalf;
+template <class Real>
+struct FourOf {
+  typedef Real Type __attribute__((vector_size(4 * sizeof(Real))));
+};
+template <class Real>
+using Four = typename FourOf<Real>::Type;
+
+// Four partial sums of a vector's lanes.
+template <class Real, class V>
+static inline __attribute__((always_inline)) Four<Real> fold(V vector) {
+  if constexpr (sizeof(V) > sizeof(Four<Real>)) {
+    return fold<Real>(half_of(vector, false) + half_of(vector, true));
+  } else {
+    return vector;
   }
-#if REGOPS_VECTOR_BYTES > 16
-  return __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second);
-#else
-  const Vector<Real> both[2] = {a, b};
-  Vector<Real> sum;
-  for (int l = 0; l < kLanes<Real>; ++l) {
-    const auto at = [&both](int64_t index) {
-      return both[index / kLanes<Real>][index % kLanes<Real>];
-    };
-    sum[l] = at(first[l]) + at(second[l]);
-  }
-  return sum;
-#endif
 }
 
-// Lane r is the sum of vector r's lanes.
-template <class Real, int kVectors = kLanes<Real>>
-static inline __attribute__((always_inline)) Vector<Real> sums_of_lanes(Vector<Real>* vectors) {
-  if constexpr (kVectors > 1) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kVectors / 2; ++r) {
-      vectors[r] = merge<Real, kVectors>(vectors[r], vectors[r + kVectors / 2]);
-    }
-    return sums_of_lanes<Real, kVectors / 2>(vectors);
-  }
-  return vectors[0];
+// The sums of the lanes of four vectors.
+template <class Real>
+static inline __attribute__((always_inline)) Four<Real> sums_of_lanes(const Vector<Real>* vectors) {
+  using F = Four<Real>;
+  const F a = fold<Real>(vectors[0]), b = fold<Real>(vectors[1]);
+  const F c = fold<Real>(vectors[2]), d = fold<Real>(vectors[3]);
+  const F ab = F{a[0], a[1], b[0], b[1]} + F{a[2], a[3], b[2], b[3]};
+  const F cd = F{c[0], c[1], d[0], d[1]} + F{c[2], c[3], d[2], d[3]};
+  return F{ab[0], ab[2], cd[0], cd[2]} + F{ab[1], ab[3], cd[1], cd[3]};
 }
 
-// sums[r] = sum over k of M[r, k] W[r, k] x[k], not yet summed over lanes.
+// y[r] += s sum over k of M[r, k] W[r, k] x[k], for kCount rows of a run.
 template <class Real, int kCount, class Bits>
 static inline __attribute__((always_inline)) void products(const Real* x, const Real* weight,
                                                            int64_t in_features, int64_t width,
                                                            const RunBits<Bits>& bits, int64_t row,
-                                                           Bits threshold, Vector<Real>* sums) {
+                                                           Bits threshold, Real scale, Real* y) {
   const Bits* random[kCount];
   for (int r = 0; r < kCount; ++r) random[r] = bits.row(row + r);
-  Vector<Real> sum[kCount] = {};
+  Vector<Real> sums[kCount] = {};
   for_vectors<Real>(width, [&](int64_t k, auto lanes) __attribute__((always_inline)) {
     const Vector<Real> value = lanes.load(x + k);
 #pragma GCC unroll 4
     for (int r = 0; r < kCount; ++r) {
       const Keep<Real> kept = keep<Real>(random[r] + k, threshold);
       const Vector<Real> w = lanes.load(weight + r * in_features + k);
-      sum[r] = multiply_add(value_or_zero<Real>(kept, w), value, sum[r]);
+      sums[r] = multiply_add(value_or_zero<Real>(kept, w), value, sums[r]);
     }
   });
-  for (int r = 0; r < kCount; ++r) sums[r] = sum[r];
+  if constexpr (kCount == 4 && kLanes<Real> >= 4) {
+    Four<Real> to;
+    std::memcpy(&to, y, sizeof to);
+    to += scale * sums_of_lanes<Real>(sums);
+    std::memcpy(y, &to, sizeof to);
+  } else {
+    for (int r = 0; r < kCount; ++r) y[r] += scale * static_cast<Real>(sum_of_lanes(sums[r]));
+  }
 }
 
 template <class Real, class Bits>
 static void forward(const DropConnectCall& call, Key key, Real* output,
                     const DropConnectCell& cell) {
-  constexpr int kGroup = 16;  // rows whose lanes are summed together
   const int64_t in = call.in_features;
-  const Vector<Real> scale = splat(static_cast<Real>(call.rule.scale_f64));
+  const Real scale = static_cast<Real>(call.rule.scale_f64);
   const Bits threshold = static_cast<Bits>(call.rule.threshold);
   for_runs<Real, Bits>(call, key, cell, [&](const Run& run, const RunBits<Bits>& bits) {
     const Real* x = static_cast<const Real*>(call.input) + run.sample * in + run.begin;
     const Real* weight = static_cast<const Real*>(call.weight) + run.out * in + run.begin;
     Real* y = output + run.sample * call.out_features + run.out;
-    for (int64_t group = 0; group < run.rows; group += kGroup) {
-      const int64_t end = std::min(group + kGroup, run.rows);
-      Vector<Real> sums[kGroup] = {};
-      int64_t r = group;
-      for (; r + kRows <= end; r += kRows) {
-        products<Real, kRows>(x, weight + r * in, in, run.width, bits, r, threshold,
-                              sums + r - group);
-      }
-      for (; r < end; ++r) {
-        products<Real, 1>(x, weight + r * in, in, run.width, bits, r, threshold, sums + r - group);
-      }
-#pragma GCC unroll 8
-      for (int v = 0; v < kGroup; v += kLanes<Real>) {
-        const int64_t count = end - group - v;
-        if (count <= 0) break;
-        const Vector<Real> sum = sums_of_lanes<Real>(sums + v);
-        Real* to = y + group + v;
-        if (count >= kLanes<Real>) {
-          store(to, multiply_add(scale, sum, load(to)));
-        } else {
-          store_part(to, count, multiply_add(scale, sum, load_part(to, count, Real(0))));
-        }
-      }
+    int64_t r = 0;
+    for (; r + kRows <= run.rows; r += kRows) {
+      products<Real, kRows>(x, weight + r * in, in, run.width, bits, r, threshold, scale, y + r);
+    }
+    for (; r < run.rows; ++r) {
+      products<Real, 1>(x, weight + r * in, in, run.width, bits, r, threshold, scale, y + r);
     }
   });
 }
@@ -331,6 +313,13 @@ static inline __attribute__((always_inline)) void gradients(const Gradients<Real
     Vector<Real> x = {}, sums[2] = {};
     if constexpr (kWeight) x = lanes.load(at.x + k);
     if constexpr (kInput) sums[0] = lanes.load(at.grad_input + k);
+    // All loads before a store: a short row's vector is in part its neighbour's, and a load would
+    // wait for the neighbour's store.
+    Vector<Real> products[kCount];
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) {
+      if constexpr (kWeight) products[r] = lanes.load(at.grad_weight + r * in_features + k);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kCount; ++r) {
       const Keep<Real> kept = keep<Real>(random[r] + k, threshold);
@@ -339,8 +328,8 @@ static inline __attribute__((always_inline)) void gradients(const Gradients<Real
         sums[r % 2] = multiply_add(value_or_zero<Real>(kept, w), g[r], sums[r % 2]);
       }
       if constexpr (kWeight) {
-        Real* sum = at.grad_weight + r * in_features + k;
-        lanes.store(sum, add_kept<Real>(kept, x, g[r], lanes.load(sum)));
+        lanes.store(at.grad_weight + r * in_features + k,
+                    add_kept<Real>(kept, x, g[r], products[r]));
       }
     }
     if constexpr (kInput) lanes.store(at.grad_input + k, sums[0] + sums[1]);

@@ -155,6 +155,19 @@ struct HalfOf {
 template <class V>
 static inline __attribute__((always_inline)) typename HalfOf<V>::Type half_of(V vector,
                                                                               bool second) {
+  // By an instruction: a vector whose bytes are copied stays in memory wherever it is used before.
+#if REGOPS_VECTOR_BYTES == 64
+  if constexpr (sizeof(V) == 64) {
+    return (typename HalfOf<V>::Type)(second ? _mm512_extractf64x4_pd((__m512d)vector, 1)
+                                             : _mm512_castpd512_pd256((__m512d)vector));
+  }
+#endif
+#if REGOPS_VECTOR_BYTES >= 32
+  if constexpr (sizeof(V) == 32) {
+    return (typename HalfOf<V>::Type)(second ? _mm256_extractf128_pd((__m256d)vector, 1)
+                                             : _mm256_castpd256_pd128((__m256d)vector));
+  }
+#endif
   typename HalfOf<V>::Type half;
   std::memcpy(&half, reinterpret_cast<const char*>(&vector) + second * sizeof half, sizeof half);
   return half;
