@@ -49,6 +49,30 @@ template <class Real>
 using Keep = decltype(Vector<Real>{} < Vector<Real>{});
 #endif
 
+#if REGOPS_VECTOR_BYTES < 64
+// Bits in lanes as wide as a Real.
+template <class Real, class Bits>
+static inline __attribute__((always_inline)) VectorBits<Real> wide_bits(const Bits* bits) {
+#if REGOPS_VECTOR_BYTES == 32  // GCC 12 converts by halves
+  const __m128i* narrow = reinterpret_cast<const __m128i*>(bits);
+  if constexpr (sizeof(Real) == 4 && sizeof(Bits) == 2) {
+    return (VectorBits<Real>)_mm256_cvtepu16_epi32(_mm_loadu_si128(narrow));
+  } else if constexpr (sizeof(Real) == 4) {
+    return (VectorBits<Real>)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits));
+  } else if constexpr (sizeof(Bits) == 2) {
+    return (VectorBits<Real>)_mm256_cvtepu16_epi64(_mm_loadl_epi64(narrow));
+  } else {
+    return (VectorBits<Real>)_mm256_cvtepu32_epi64(_mm_loadu_si128(narrow));
+  }
+#else
+  typedef Bits Narrow __attribute__((vector_size(kLanes<Real> * sizeof(Bits))));
+  Narrow narrow;
+  std::memcpy(&narrow, bits, sizeof narrow);
+  return __builtin_convertvector(narrow, VectorBits<Real>);
+#endif
+}
+#endif
+
 template <class Real, class Bits>
 static inline __attribute__((always_inline)) Keep<Real> keep(const Bits* bits, Bits threshold) {
 #if REGOPS_VECTOR_BYTES == 64
@@ -67,16 +91,10 @@ static inline __attribute__((always_inline)) Keep<Real> keep(const Bits* bits, B
 #else
   if constexpr (REGOPS_VECTOR_BYTES == 16 && sizeof(Real) == 8) {  // SSE2 compares no 64 bits
     return Keep<Real>{-int64_t{bits[0] >= threshold}, -int64_t{bits[1] >= threshold}};
+  } else if constexpr (sizeof(Bits) < sizeof(Real)) {  // signed comparisons are one instruction
+    return (Keep<Real>)wide_bits<Real>(bits) > Keep<Real>{} + (threshold - 1);
   } else {
-    typedef Bits Narrow __attribute__((vector_size(kLanes<Real> * sizeof(Bits))));
-    Narrow narrow;
-    std::memcpy(&narrow, bits, sizeof narrow);
-    const VectorBits<Real> wide = __builtin_convertvector(narrow, VectorBits<Real>);
-    if constexpr (sizeof(Bits) < sizeof(Real)) {  // signed comparisons are one instruction
-      return (Keep<Real>)wide > Keep<Real>{} + (threshold - 1);
-    } else {
-      return wide >= VectorBits<Real>{} + threshold;
-    }
+    return wide_bits<Real>(bits) >= VectorBits<Real>{} + threshold;
   }
 #endif
 }
