@@ -6,93 +6,33 @@ The oracle is the plain module, called with weights that `RF.dropout` masks unde
 from __future__ import annotations
 
 import copy
-import gc
-import io
 import pickle
 import re
-import weakref
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.utils import parametrize, parametrizations
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import regops.functional as RF
-import regops.nn
 from regops.nn import DropConnect
+from tests.dropconnect_module_call import (
+    Steps,
+    assert_same,
+    check,
+    expected,
+    plain_name,
+    run,
+    tensors,
+)
 
 nan = float("nan")
 RNNS = [nn.RNN, nn.LSTM, nn.GRU]
 ALL_RECURRENT = [
     f"weight_hh_l{layer}{direction}" for layer in range(2) for direction in ("", "_reverse")
 ]
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """All tensors in what a module returns."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    return [tensor for part in output or () for tensor in tensors(part)]
-
-
-def run(call: Callable[[], Any], module: nn.Module, seed: int = 7) -> dict[str, Tensor]:
-    """Outputs and gradients of one call under a seed, by plain names."""
-    module.zero_grad()
-    torch.manual_seed(seed)
-    outputs = tensors(call())
-    sum((output * (1 + output)).sum() for output in outputs if output.requires_grad).backward()
-    results = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
-    for name, parameter in module.named_parameters():
-        if parameter.grad is not None:
-            results[plain_name(name)] = parameter.grad
-    return results
-
-
-def plain_name(name: str) -> str:
-    name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
-
-
-def expected(
-    plain: nn.Module, names: Sequence[str], p: float, inputs: Any, seed: int = 7
-) -> dict[str, Tensor]:
-    weights = dict(plain.named_parameters())
-
-    def call() -> Any:
-        dropped = {name: RF.dropout(weights[name], p) for name in names}
-        return functional_call(plain, dropped, inputs)
-
-    return run(call, plain, seed)
-
-
-def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
-    assert sorted(got) == sorted(want)
-    for name, value in want.items():
-        torch.testing.assert_close(got[name], value, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def check(module: nn.Module, names: Sequence[str], *inputs: Any, p: float = 0.4) -> DropConnect:
-    """A wrapped copy equals the oracle, twice, then in evaluation, then again in training."""
-    plain = copy.deepcopy(module)
-    drop = DropConnect(copy.deepcopy(module), names, p)
-    for seed in (7, 8):
-        want = expected(plain, names, p, inputs, seed)
-        assert_same(run(lambda: drop(*inputs), drop, seed), want)
-        for name in names:  # the mask was there, and reached the gradient
-            assert (want[name] == 0).any()
-    for each in (drop, plain):
-        each.eval()
-    assert_same(run(lambda: drop(*inputs), drop), run(lambda: plain(*inputs), plain))
-    for each in (drop, plain):
-        each.train()
-    assert_same(run(lambda: drop(*inputs), drop), expected(plain, names, p, inputs))
-    return drop
 
 
 def an_lstm(p: float = 0.4, **options: Any) -> DropConnect:
@@ -156,25 +96,6 @@ def test_attention_whose_modules_read_each_others_weights() -> None:
     with torch.inference_mode():  # torch's fast path
         torch.testing.assert_close(drop(x), fast)
     torch.testing.assert_close(fast, slow)
-
-
-class Steps(nn.Module):
-    """Reads its weight in each of several steps, and once where no graph is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.RNNCell(5, 5)
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor, fail: bool = False) -> Tensor:
-        with torch.no_grad():
-            self.seen = [self.cell.weight_hh.clone()]
-        for _ in range(3):
-            x = self.cell(x, x)
-            self.seen.append(self.cell.weight_hh.detach().clone())
-        if fail:
-            raise KeyError("in forward")
-        return x
 
 
 def test_all_reads_of_a_call_see_one_mask() -> None:
@@ -304,19 +225,27 @@ def test_tied_weights_are_dropped_where_named() -> None:
         torch.testing.assert_close(weight.grad, model[0].weight.grad)
 
 
-@pytest.mark.parametrize("wrap_first", [False, True])
-def test_beside_other_parametrizations(wrap_first: bool) -> None:
-    """The mask falls on the normalized weight, or on what the normalization then takes."""
-    linear = parametrizations.weight_norm(nn.Linear(6, 5, bias=False))
+class PlusOne(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + 1
+
+
+@pytest.mark.parametrize("drop_first", [False, True])
+def test_beside_other_parametrizations(drop_first: bool) -> None:
+    """Applied in the order in which they were registered, as all parametrizations are."""
+    linear = nn.Linear(30, 30, bias=False)
     weight = linear.weight.detach().clone()
+    if not drop_first:
+        parametrize.register_parametrization(linear, "weight", PlusOne())
     drop = DropConnect(linear, "weight", 0.5)
+    if drop_first:
+        parametrize.register_parametrization(linear, "weight", PlusOne())
     torch.manual_seed(4)
-    want = RF.dropout(weight, 0.5)
-    torch.manual_seed(4)
-    torch.testing.assert_close(drop(torch.eye(6)).t(), want)
-    for twin in (copy.deepcopy(drop), pickle.loads(pickle.dumps(drop))):
+    want = RF.dropout(weight, 0.5) + 1 if drop_first else RF.dropout(weight + 1, 0.5)
+    for each in (drop, copy.deepcopy(drop), pickle.loads(pickle.dumps(drop))):
         torch.manual_seed(4)
-        torch.testing.assert_close(twin(torch.eye(6)).t(), want)
+        torch.testing.assert_close(each(torch.eye(30)).t(), want)
+        torch.testing.assert_close(each.eval()(torch.eye(30)).t(), weight + 1)
 
 
 def test_inside_parametrize_cached() -> None:
@@ -333,157 +262,74 @@ def test_inside_parametrize_cached() -> None:
         assert not torch.equal(linear(torch.eye(30)), linear(torch.eye(30)))
 
 
-# ---- state ---------------------------------------------------------------------------------------
+# ---- its face ------------------------------------------------------------------------------------
 
 
-def through_pickle(module: nn.Module) -> nn.Module:
-    twin: nn.Module = pickle.loads(pickle.dumps(module))
-    return twin
+def test_attributes_of_the_module_are_read() -> None:
+    drop = an_lstm(num_layers=2, bidirectional=True)
+    assert (drop.hidden_size, drop.num_layers, drop.bidirectional) == (5, 2, True)
+    assert drop.weight_hh_l0 is drop.module.weight_hh_l0
+    drop.flatten_parameters()
+    assert drop.names == ("weight_hh_l0",)
+    assert not parametrize.is_parametrized(drop)
+    with pytest.raises(AttributeError, match="hidden"):
+        _ = drop.hidden
 
 
-def through_save(module: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
-    twin: nn.Module = torch.load(file, weights_only=False)
-    return twin
-
-
-def through_state_dict(module: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(module.state_dict(), file)
-    file.seek(0)
-    twin = an_lstm(num_layers=2)
-    twin.load_state_dict(torch.load(file, weights_only=True))
-    return twin
-
-
-def through_assigned_state_dict(module: nn.Module) -> nn.Module:
-    twin = an_lstm(num_layers=2)
-    state = {name: value.clone() for name, value in module.state_dict().items()}
-    twin.load_state_dict(state, assign=True)
-    return twin
+def test_the_text_names_weights_and_p() -> None:
+    drop = an_lstm(0.25)
+    assert "names=['weight_hh_l0'], p=0.25" in repr(drop)
+    drop.p = 0.125
+    assert "p=0.125" in repr(drop)
 
 
 @pytest.mark.parametrize(
-    "copied",
-    [copy.deepcopy, through_pickle, through_save, through_state_dict, through_assigned_state_dict],
-)
-@pytest.mark.parametrize("before", ["new", "called", "trained", "evaluated"])
-def test_copies_are_whole_and_independent(
-    copied: Callable[[nn.Module], nn.Module], before: str
-) -> None:
-    drop, x = an_lstm(num_layers=2), torch.randn(4, 2, 3)
-    if before != "new":
-        output = drop.train(before != "evaluated")(x)[0]
-        if before == "trained":
-            output.sum().backward()
-        drop.train()
-    want = run(lambda: drop(x), drop)
-    twin = copied(drop)
-    assert_same(run(lambda: twin(x), twin), want)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.zero_()
-    assert tensors(twin.eval()(x))[0].abs().max() == 0
-    assert_same(run(lambda: drop(x), drop), want)
-    parametrize.remove_parametrizations(twin.module, "weight_hh_l0")
-    assert type(twin.module) is nn.LSTM
-    assert_same(run(lambda: drop(x), drop), want)
-
-
-@pytest.mark.parametrize(
-    "moved",
+    ("arguments", "error", "words"),
     [
-        lambda module: module.double(),
-        lambda module: module.bfloat16(),
-        lambda module: module.to(torch.float64),
-        lambda module: module.float(),
-        lambda module: module.requires_grad_(True).share_memory(),
+        (("weight_hh_l0", -0.1), ValueError, "expected p in [0, 1], got -0.1"),
+        (("weight_hh_l0", 1.1), ValueError, "expected p in [0, 1], got 1.1"),
+        (("weight_hh_l0", nan), ValueError, "expected p in [0, 1], got nan"),
+        (("weight_hh_l0", "0.5"), TypeError, "expected p: float, got str"),
+        (("weight_hh_l0", True), TypeError, "expected p: float, got bool"),
+        (([],), ValueError, "expected names of parameters, got none"),
+        ((None,), TypeError, "expected names: str or a sequence of str, got None"),
+        (([1],), TypeError, "expected names: str or a sequence of str, got [1]"),
+        (
+            ("weight_hh_l1",),
+            ValueError,
+            "expected names of parameters of LSTM, got 'weight_hh_l1'; it has weight_ih_l0, "
+            "weight_hh_l0, bias_ih_l0, bias_hh_l0",
+        ),
+        (("hidden_size",), ValueError, "got 'hidden_size'; it has"),
+        ((["bias_hh_l0", ""],), ValueError, "got ''; it has"),
+        (
+            (["bias_hh_l0", "weight_hh_l0", "bias_hh_l0"],),
+            ValueError,
+            "expected each parameter once, got 'bias_hh_l0' twice",
+        ),
     ],
 )
-@pytest.mark.parametrize("called", [False, True])
-def test_moved_modules(moved: Callable[[nn.Module], nn.Module], called: bool) -> None:
-    plain = nn.LSTM(3, 5, num_layers=2)
-    drop, x = DropConnect(copy.deepcopy(plain), ALL_RECURRENT[::2], 0.4), torch.randn(4, 2, 3)
-    if called:
-        drop(x)
-    state = torch.get_rng_state()
-    moved(drop), moved(plain)
-    assert torch.equal(torch.get_rng_state(), state)
-    x = x.to(plain.weight_hh_l0.dtype)
-    want = expected(plain, ALL_RECURRENT[::2], 0.4, (x,))
-    assert_same(run(lambda: drop(x), drop), want)
+def test_bad_arguments_change_nothing(
+    arguments: tuple[Any, ...], error: type[Exception], words: str
+) -> None:
+    lstm = nn.LSTM(3, 5)
+    with pytest.raises(error, match="regops.nn.DropConnect: .*" + re.escape(words)):
+        DropConnect(lstm, *arguments)
+    assert type(lstm) is nn.LSTM
 
 
-def test_to_empty_device() -> None:
-    with torch.device("meta"):
-        drop = an_lstm()
-    assert drop(torch.randn(4, 2, 3, device="meta"))[0].is_meta
-    plain, x = nn.LSTM(3, 5), torch.randn(4, 2, 3)
-    drop.to_empty(device="cpu")
-    drop.load_state_dict(DropConnect(copy.deepcopy(plain), "weight_hh_l0").state_dict())
-    assert_same(run(lambda: drop(x), drop), expected(plain, ["weight_hh_l0"], 0.4, (x,)))
-
-
-def test_the_optimizer_moves_the_weight_that_is_used() -> None:
-    plain, x = nn.LSTM(3, 5), torch.randn(4, 2, 3)
-    drop = DropConnect(copy.deepcopy(plain), "weight_hh_l0", 0.4)
-    for step in range(3):
-        want = expected(plain, ["weight_hh_l0"], 0.4, (x,), step)
-        assert_same(run(lambda: drop(x), drop, step), want)
-        for each in (plain, drop):
-            torch.optim.SGD(each.parameters(), 0.1).step()
-    assert torch.equal(drop.eval()(x)[0], plain.eval()(x)[0])
-
-
-def test_assigned_weights_are_used() -> None:
-    plain, x = nn.LSTM(3, 5), torch.randn(4, 2, 3)
-    drop = DropConnect(copy.deepcopy(plain), "weight_hh_l0", 0.4)
-    value = torch.randn(20, 5)
-    plain.weight_hh_l0.data.copy_(value)
-    drop.module.weight_hh_l0 = nn.Parameter(value)
-    for mode in (False, True):
-        want = run(lambda: plain(x), plain)
-        if mode:
-            want = expected(plain, ["weight_hh_l0"], 0.4, (x,))
-        drop.train(mode)
-        assert_same(run(lambda: drop(x), drop), want)
-
-
-def test_removal_gives_the_plain_module_back() -> None:
-    plain, x = nn.LSTM(3, 5), torch.randn(4, 2, 3)
-    for leave_parametrized in (False, True):
-        drop = DropConnect(copy.deepcopy(plain), "weight_hh_l0")
-        drop(x)[0].sum().backward()
-        parametrize.remove_parametrizations(drop.module, "weight_hh_l0", leave_parametrized)
-        assert type(drop.module) is nn.LSTM
-        assert sorted(drop.module.state_dict()) == sorted(plain.state_dict())
-        assert torch.equal(drop.module.weight_hh_l0, plain.weight_hh_l0)
-        assert_same(run(lambda drop=drop: drop(x), drop), run(lambda: plain(x), plain))
-
-
-@pytest.mark.parametrize("fail", [False, True])
-def test_nothing_of_a_call_is_left_behind(fail: bool) -> None:
-    drop = DropConnect(
-        nn.Sequential(nn.LSTM(5, 5), Steps()), ["0.weight_hh_l0", "1.cell.weight_hh"]
-    )
-    made: list[weakref.ref[Tensor]] = []
-    for host, name in ((drop.module[0], "weight_hh_l0"), (drop.module[1].cell, "weight_hh")):
-        host.register_forward_pre_hook(
-            lambda module, inputs, name=name: made.append(weakref.ref(getattr(module, name)))
-        )
-    drop.module[0].register_forward_hook(lambda module, inputs, output: output[0][0])
-    if fail:
-        drop.module[1].register_forward_hook(lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            drop(torch.randn(3, 2, 5))
-    else:
-        drop(torch.randn(3, 2, 5))
-    gc.collect()
-    assert len(made) == 4
-    assert [each() for each in made] == [None] * 4
-    lstm, cell = drop.module[0], drop.module[1].cell
-    assert lstm.weight_hh_l0 is lstm.parametrizations.weight_hh_l0.original
-    assert lstm._flat_weights[1] is lstm.weight_hh_l0
-    assert cell.weight_hh is cell.parametrizations.weight_hh.original
+def test_bad_modules() -> None:
+    with pytest.raises(TypeError, match=re.escape("expected module: torch.nn.Module, got Tensor")):
+        DropConnect(torch.ones(3), "weight")
+    with pytest.raises(ValueError, match="expected 'weight' to be initialized"):
+        DropConnect(nn.LazyLinear(3), "weight")
+    with pytest.raises(ValueError, match="of ReLU, got 'weight'; it has none"):
+        DropConnect(nn.ReLU(), "weight")
+    linear = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"got '0\.weight' and '1\.weight', which are one"):
+        DropConnect(nn.Sequential(linear, linear), ["0.weight", "1.weight"])
+    for dtype, name in ((torch.int8, "int8"), (torch.complex64, "complex64")):
+        linear.weight = nn.Parameter(torch.ones(3, 3, dtype=dtype), requires_grad=False)
+        with pytest.raises(TypeError, match=f"expected 'weight' of type float64, .*, got {name}"):
+            DropConnect(linear, ["bias", "weight"])
+        assert not parametrize.is_parametrized(linear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,10 +94,10 @@ class DropConnect(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `module` returns for the same arguments, with new masks in training."""
         calls_before = [target.drop.call for target in self._targets]  # it may call itself
-        for target in self._targets:
-            target.forget()
-            target.drop.call = _Call(self._p)
+        _running.depth += 1
         try:
+            for target in self._targets:
+                target.drop.call = _Call(self._p)
             for target in self._targets:
                 target.refresh()
             return self.module(*args, **kwargs)
@@ -104,7 +105,8 @@ class DropConnect(nn.Module):
             for target, call in zip(self._targets, calls_before, strict=True):
                 target.drop.call = call
             for target in self._targets:
-                target.forget()
+                target.clear()
+            _running.depth -= 1
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of the wrapped module, for what this one lacks."""
@@ -164,9 +166,18 @@ class _Drop(nn.Module):
         return weight
 
 
+class _Running(threading.local):
+    """How many calls of DropConnect modules are under way in this thread."""
+
+    depth = 0
+
+
+_running = _Running()
+
+
 def _refuse_recomputation() -> None:
     """Rather than compute the gradient from weights that forward did not use."""
-    if torch._C._current_graph_task_id() != -1:
+    if _running.depth == 0 and torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "regops.nn.DropConnect: expected activation checkpoints around the DropConnect, got "
             "one inside its module: the mask is gone when backward computes it again"
@@ -181,13 +192,6 @@ class _Target:
     attribute: str
     drop: _Drop
 
-    def forget(self) -> None:
-        """Leaves nothing of a call behind."""
-        if parametrize._cache_enabled:  # the user is in parametrize.cached()
-            parametrize._cache.pop((id(self.host), self.attribute), None)
-        if isinstance(self.host, nn.RNNBase):
-            self.refresh()
-
     def refresh(self) -> None:
         """Reads the weight, now and not inside vmap or no_grad, and shows it to torch's RNNs.
 
@@ -195,11 +199,23 @@ class _Target:
         on a difference move all weights into new memory (flatten_parameters), in place: with two
         calls before backward, the first one's saved weights would have changed.
         """
+        self._forget_cached()
         weight = getattr(self.host, self.attribute)
         if isinstance(self.host, nn.RNNBase) and self.attribute in self.host._flat_weights_names:
             index = self.host._flat_weights_names.index(self.attribute)
             self.host._flat_weights[index] = weight
             self.host._flat_weight_refs[index] = weakref.ref(weight)
+
+    def clear(self) -> None:
+        """Leaves nothing of a call behind: neither a stale mask nor a graph that fills memory."""
+        self._forget_cached()
+        if isinstance(self.host, nn.RNNBase):
+            self.refresh()
+
+    def _forget_cached(self) -> None:
+        """The cache of `parametrize.cached`, where that is on, would outlive the mask."""
+        if parametrize._cache_enabled:
+            parametrize._cache.pop((id(self.host), self.attribute), None)
 
 
 # ---- pickling ------------------------------------------------------------------------------------
@@ -232,7 +248,7 @@ def _new_parametrized(plain_class: type[nn.Module]) -> nn.Module:
 
 
 def _set_state(host: Any, state: dict[str, Any]) -> None:
-    plain_class = type(host).__bases__[0]
+    plain_class: Any = type(host).__bases__[0]
     plain_class.__setstate__(host, state)
     for attribute in host.parametrizations:
         parametrize._inject_property(host, attribute)
