@@ -17,6 +17,7 @@
 #include "ops/contiguity.h"
 #include "ops/copy.h"
 #include "ops/cross_entropy_signature.h"
+#include "ops/dropconnect_linear.h"
 #include "ops/dropout.h"
 #include "ops/grad_norm.h"
 #include "ops/read_write.h"
@@ -200,6 +201,11 @@ float read_past_end(const at::Tensor& tensor) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("dropout", &regops::dropout_eager, py::arg("input"), py::arg("p"), py::arg("training"),
         py::arg("inplace"), py::arg("key"), py::arg("generator"));
+  m.def("dropconnect_linear", &regops::dropconnect_linear_eager, py::arg("input"),
+        py::arg("weight"), py::arg("bias"), py::arg("p"), py::arg("training"), py::arg("mask"),
+        py::arg("drop_bias"), py::arg("key"), py::arg("generator"));
+  m.def("dropconnect_moments", &regops::dropconnect_moments, py::arg("input"), py::arg("weight"),
+        py::arg("bias"), py::arg("p"), py::arg("drop_bias"));
   m.def("cross_entropy", &regops::Unpacked<&regops::cross_entropy_eager>::call);
   m.def("check_cross_entropy", &regops::Unpacked<&regops::check_cross_entropy_eager>::call);
   m.def("linear_cross_entropy", &regops::Unpacked<&regops::linear_cross_entropy_eager>::call);

@@ -12,6 +12,20 @@ def dropout(
     key: Tensor | None,
     generator: Generator | None,
 ) -> Tensor: ...
+def dropconnect_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    p: float,
+    training: bool,
+    mask: str,
+    drop_bias: bool,
+    key: Tensor | None,
+    generator: Generator | None,
+) -> Tensor: ...
+def dropconnect_moments(
+    input: Tensor, weight: Tensor, bias: Tensor | None, p: float, drop_bias: bool
+) -> tuple[Tensor, Tensor]: ...
 def cross_entropy(
     input: Tensor,
     target: Tensor,

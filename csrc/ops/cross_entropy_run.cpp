@@ -10,6 +10,7 @@
 #include <c10/core/DeviceGuard.h>
 
 #include "cpu/cross_entropy_block.h"
+#include "ops/arguments.h"
 #include "ops/cross_entropy.h"
 #include "ops/device.h"
 #include "ops/output.h"
@@ -23,19 +24,6 @@ namespace regops {
 using at::Tensor;
 
 namespace {
-
-DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return DType::float64;
-    case at::kBFloat16:
-      return DType::bfloat16;
-    case at::kHalf:
-      return DType::float16;
-    default:
-      return DType::float32;
-  }
-}
 
 // ---- geometry: [N, C, d...] as [outer, C, inner] ------------------------------------------------
 

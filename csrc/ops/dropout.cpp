@@ -5,9 +5,6 @@
 // each way.
 #include "ops/dropout.h"
 
-#include <charconv>
-#include <string>
-
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -18,6 +15,7 @@
 
 #include "cpu/dropout.h"
 #include "math/dropout.h"
+#include "ops/arguments.h"
 #include "ops/contiguity.h"
 #include "ops/device.h"
 #include "ops/output.h"
@@ -35,45 +33,13 @@ namespace {
 
 // ---- the contract: what is accepted, and what comes out ----------------------------------------
 
-// The shortest digits that read back as p: a stream's six would show 1.0000001 as 1.
-std::string digits(double p) {
-  char text[32];
-  return std::string(text, std::to_chars(text, text + sizeof text, p).ptr);
-}
-
-void check_p(double p) {
-  // torch raises RuntimeError, not ValueError, for nan.
-  TORCH_CHECK(!std::isnan(p), "regops.dropout: expected p in [0, 1], got nan");
-  TORCH_CHECK_VALUE(p >= 0.0 && p <= 1.0, "regops.dropout: expected p in [0, 1], got ", digits(p));
-}
-
-DType check_dtype(const Tensor& input) {
-  switch (input.scalar_type()) {
-    case at::kDouble:
-      return DType::float64;
-    case at::kFloat:
-      return DType::float32;
-    case at::kBFloat16:
-      return DType::bfloat16;
-    case at::kHalf:
-      return DType::float16;
-    default:
-      TORCH_CHECK(
-          false,
-          "regops.dropout: expected input of dtype float64, float32, bfloat16 or float16, got ",
-          c10::getDtypeNames(input.scalar_type()).first);
-  }
-}
-
 void check_tensor(const Tensor& input) {
-  check_dtype(input);
-  TORCH_CHECK_NOT_IMPLEMENTED(input.layout() == at::kStrided && !input.is_nested(),
-                              "regops.dropout: expected a strided input, got ",
-                              input.is_nested() ? "a nested tensor" : c10::str(input.layout()));
+  check_dtype("dropout", "input", input);
+  check_strided("dropout", "input", input);
 }
 
 void check(const Tensor& input, double p, const Tensor& key) {
-  check_p(p);
+  check_p("dropout", p);
   check_tensor(input);
   check_key("dropout", key, input);
 }
@@ -92,7 +58,7 @@ using Run = void (*)(const Tensor& input, const Tensor& output, double p, const 
 
 void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& key) {
   cpu::DropoutCall call;
-  call.dtype = check_dtype(input);
+  call.dtype = dtype_of(input);
   call.input = input.const_data_ptr();
   call.output = output.mutable_data_ptr();
   call.key = host_key(key);
@@ -124,7 +90,7 @@ void run_cuda(const Tensor& input, const Tensor& output, double p, const Tensor&
   } else {
     cuda_key.device = contiguous_key.const_data_ptr<int64_t>();
   }
-  const int dtype = static_cast<int>(check_dtype(input));
+  const int dtype = static_cast<int>(dtype_of(input));
   const DropoutRule rule = dropout_rule(p);
   int error;
   if (input.is_contiguous()) {
@@ -266,7 +232,7 @@ void dropout_inplace_version(const Tensor& input, double p, const Tensor& key) {
 Tensor dropout_eager(const Tensor& input, double p, bool training, bool inplace,
                      const std::optional<Tensor>& key,
                      const std::optional<at::Generator>& generator) {
-  check_p(p);
+  check_p("dropout", p);
   TORCH_CHECK_VALUE(
       !key || !generator,
       "regops.dropout: expected key or generator, got both: a key needs no generator");

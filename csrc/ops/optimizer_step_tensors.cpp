@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 
+#include "ops/arguments.h"
 #include "ops/optimizer_step.h"
 
 namespace regops {
@@ -10,19 +11,6 @@ using at::Tensor;
 using at::TensorList;
 
 namespace {
-
-DType dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return DType::float64;
-    case at::kBFloat16:
-      return DType::bfloat16;
-    case at::kHalf:
-      return DType::float16;
-    default:
-      return DType::float32;
-  }
-}
 
 // One of these sizes is that of a dimension that is 1 in both.
 bool same_strides(const Tensor& a, const Tensor& b) {

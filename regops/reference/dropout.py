@@ -26,13 +26,14 @@ def threshold(p: float) -> tuple[int, int]:
     return min(max(round(p * 2**32), 1), 2**32 - 1), 32
 
 
-def keep_mask(key: Tensor, shape: torch.Size, p: float) -> Tensor:
+def keep_mask(key: Tensor, shape: torch.Size, p: float, first: int = 0) -> Tensor:
     """Whether each element is kept: a function of the key and of the element's logical index.
 
     Args:
         key: int64 of shape (2,): seed and offset.
         shape: Of the mask; its row-major order is the logical index, whatever the memory order.
         p: Drop probability, 0 <= p <= 1.
+        first: Index of the first element.
 
     Returns:
         Boolean tensor of `shape` on the key's device.
@@ -40,7 +41,7 @@ def keep_mask(key: Tensor, shape: torch.Size, p: float) -> Tensor:
     if p in (0.0, 1.0):
         return torch.full(shape, p == 0.0, device=key.device)
     drop_below, bits = threshold(p)
-    return (random_bits(key, shape.numel(), bits) >= drop_below).reshape(shape)
+    return (random_bits(key, shape.numel(), bits, first) >= drop_below).reshape(shape)
 
 
 def dropout(

@@ -1,0 +1,42 @@
+// What the ops of a DropConnect layer share: their contract, and entries for the binding.
+#pragma once
+
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+namespace regops {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// Shapes, and dtypes and devices too, of input (..., in_features), weight (out_features,
+// in_features) and bias (out_features).
+void check_linear_shapes(const char* op, const at::Tensor& input, const at::Tensor& weight,
+                         const OptionalTensor& bias);
+void check_linear(const char* op, const at::Tensor& input, const at::Tensor& weight,
+                  const OptionalTensor& bias);
+
+// The input's shape with another last dimension.
+c10::SymDimVector shape_of_rows(const at::Tensor& input, const c10::SymInt& features);
+
+// (..., in_features) as (rows, in_features).
+at::Tensor rows_of(const at::Tensor& input);
+
+// The whole of regops.functional.dropconnect_linear but for inference="gaussian", outside
+// torch.compile and functorch transforms.
+at::Tensor dropconnect_linear_eager(const at::Tensor& input, const at::Tensor& weight,
+                                    const OptionalTensor& bias, double p, bool training,
+                                    std::string_view mask, bool drop_bias,
+                                    const OptionalTensor& key,
+                                    const std::optional<at::Generator>& generator);
+
+// regops::dropconnect_moments, through the dispatcher.
+std::tuple<at::Tensor, at::Tensor> dropconnect_moments(const at::Tensor& input,
+                                                       const at::Tensor& weight,
+                                                       const OptionalTensor& bias, double p,
+                                                       bool drop_bias);
+
+}  // namespace regops

@@ -1,0 +1,139 @@
+"""Cases of DropConnect."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import regops.functional
+import regops.reference
+from regops.testing import BenchCase, Case, Direction, Layout, OpSpec, Tolerance, make_input
+
+
+def _eager(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    p: float = 0.5,
+    *,
+    mask: str = "batch",
+) -> Tensor:
+    """What users write without a library."""
+    if mask == "batch":
+        return functional.linear(input, functional.dropout(weight, p), bias)
+    masked = functional.dropout(weight.expand(len(input), *weight.shape), p)
+    output = torch.einsum("ik,ink->in", input, masked)
+    return output if bias is None else output + bias
+
+
+def _arguments(
+    case: Case | BenchCase, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Any]:
+    """As in the case, but "out" (how many), "bias" (whether) and "weight" (its layout)."""
+    options = dict(case.kwargs)
+    out, bias, layout = options.pop("out"), options.pop("bias", False), options.pop("weight", None)
+    features = case.shape[-1]
+    # So that outputs are of variance 1 or so.
+    weight = make_input((out, features), torch.float32, layout=layout or "contiguous", seed=6)
+    weight = (weight / max(features, 1) ** 0.5).to(dtype).to(device)
+    arguments: dict[str, Any] = {"weight": weight.requires_grad_()}
+    if bias:
+        arguments["bias"] = make_input((out,), dtype, device, seed=7).requires_grad_()
+    return arguments | options
+
+
+_SUMS = (
+    "the same masks; sums of up to 2000 products of which the largest result is some 4 standard "
+    "deviations, in another order"
+)
+_ROUNDED = (
+    "the same masks; sums in float32, rounded once to the type, and a dropped bias, scaled, once"
+    " more"
+)
+
+_BATCH = {"out": 7, "p": 0.5, "bias": True}
+_SAMPLE = {**_BATCH, "mask": "sample"}
+_SHAPES: tuple[tuple[str, tuple[int, ...], dict[str, Any], Layout], ...] = (
+    ("plain", (5, 12), {"out": 7}, "contiguous"),
+    ("bias", (5, 12), _BATCH, "contiguous"),
+    ("drop-bias", (5, 12), {**_BATCH, "p": 0.3, "drop_bias": True}, "contiguous"),
+    ("one-example", (12,), _BATCH, "contiguous"),
+    ("three-dims", (2, 3, 16), {**_BATCH, "p": 0.25}, "contiguous"),
+    ("one-weight", (3, 1), {**_BATCH, "out": 1}, "contiguous"),
+    ("odd", (9, 37), {**_BATCH, "out": 29, "p": 0.1, "drop_bias": True}, "contiguous"),
+    ("none-dropped", (5, 12), {**_BATCH, "p": 0.0, "drop_bias": True}, "contiguous"),
+    ("all-dropped", (5, 12), {**_BATCH, "p": 1.0}, "contiguous"),
+    ("all-dropped-bias", (5, 12), {**_BATCH, "p": 1.0, "drop_bias": True}, "contiguous"),
+    ("rare", (5, 300), {**_BATCH, "out": 70, "p": 3e-6, "drop_bias": True}, "contiguous"),
+    ("rarely-kept", (5, 300), {**_BATCH, "out": 70, "p": 0.99}, "contiguous"),
+    ("no-example", (0, 5), _BATCH, "contiguous"),
+    ("no-input", (3, 0), _BATCH, "contiguous"),
+    ("no-input-drop-bias", (3, 0), {**_BATCH, "drop_bias": True}, "contiguous"),
+    ("no-output", (3, 5), {**_BATCH, "out": 0}, "contiguous"),
+    ("transposed", (24, 16), _BATCH, "transposed"),
+    ("expanded", (6, 40), _BATCH, "expanded"),
+    ("misaligned", (3, 101), _BATCH, "misaligned"),
+    ("strided", (3, 50), _BATCH, "strided"),
+    ("weight-transposed", (5, 33), {**_BATCH, "weight": "transposed"}, "contiguous"),
+    ("weight-strided", (5, 33), {**_BATCH, "weight": "strided"}, "contiguous"),
+    ("weight-misaligned", (5, 33), {**_BATCH, "weight": "misaligned"}, "contiguous"),
+)
+
+
+def _tolerances() -> dict[torch.dtype, Tolerance]:
+    tolerance = {}
+    for dtype in (torch.float64, torch.float32):
+        eps = torch.finfo(dtype).eps
+        tolerance[dtype] = Tolerance(8 * eps, 8 * eps, _SUMS)
+    for dtype in (torch.bfloat16, torch.float16):
+        unit = torch.finfo(dtype).eps / 2
+        tolerance[dtype] = Tolerance(1.01 * unit, 1.01 * unit, _ROUNDED)
+    return tolerance
+
+
+def _bytes_moved(case: BenchCase, itemsize: int, direction: Direction) -> int:
+    out: int = case.kwargs["out"]
+    weights = out * case.shape[-1]
+    rows = math.prod(case.shape[:-1])
+    ends = rows * (out + case.shape[-1])
+    # Forward reads weights and input and writes output; backward reads all three and writes two.
+    forward, backward = weights + ends, 2 * weights + 2 * rows * case.shape[-1] + rows * out
+    return {"forward": forward, "backward": backward}.get(direction, forward + backward) * itemsize
+
+
+spec = OpSpec(
+    name="dropconnect_linear",
+    functional=regops.functional.dropconnect_linear,
+    reference=regops.reference.dropconnect_linear,
+    eager=_eager,
+    schemas=(),
+    keyed=True,
+    dtypes=(torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    cases=(
+        *(
+            Case(f"{name}-{mask}", shape, {**options, "mask": mask}, layout)
+            for mask in ("batch", "sample")
+            for name, shape, options, layout in _SHAPES
+        ),
+        # More than one panel of each product.
+        Case("panels", (40, 1100), {**_BATCH, "out": 2100, "drop_bias": True}),
+        Case("panels-transposed", (4, 1100), {**_BATCH, "out": 2100, "weight": "transposed"}),
+        Case("threads-sample", (33, 260), {**_SAMPLE, "out": 70, "drop_bias": True}),
+    ),
+    bench_cases=(
+        BenchCase("8x4096-4096", (8, 4096), {"out": 4096, "p": 0.5}),
+        BenchCase("256x4096-4096", (256, 4096), {"out": 4096, "p": 0.5}),
+        BenchCase("64x1024-1024-sample", (64, 1024), {"out": 1024, "p": 0.5, "mask": "sample"}),
+    ),
+    tolerance=_tolerances(),
+    bytes_moved=_bytes_moved,
+    bytes_formula="forward reads weight and input and writes the output, backward reads all three "
+    "and writes two gradients; masks take none",
+    arguments=_arguments,
+    reproducible=False,  # BLAS may split a sum over threads
+    layout_shape=(24, 16),
+)
