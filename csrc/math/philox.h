@@ -32,15 +32,13 @@ struct PhiloxBlock {
   uint32_t word[4];
 };
 
-REGOPS_HOST_DEVICE uint64_t philox_product(uint32_t multiplier, uint32_t counter) {
+// On the device two halves, which ptxas makes one IMAD.WIDE: a product of 64-bit numbers whose
+// upper words are 0 it lets add such a word, 20 instructions a block beside the 40 that it takes.
+REGOPS_HOST_DEVICE uint64_t philox_product(uint32_t a, uint32_t b) {
 #ifdef __CUDA_ARCH__
-  // nvcc 13 widens the rounds to 64 bits, and its 64-bit products by a constant add a zero each: 19
-  // of 70 instructions a block.
-  uint64_t product;
-  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(counter), "r"(multiplier));
-  return product;
+  return static_cast<uint64_t>(__umulhi(a, b)) << 32 | a * b;
 #else
-  return static_cast<uint64_t>(multiplier) * counter;
+  return static_cast<uint64_t>(a) * b;
 #endif
 }
 
