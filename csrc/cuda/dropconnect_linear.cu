@@ -5,6 +5,7 @@
 
 #include "cuda/dropconnect_linear_chunk.cuh"
 #include "cuda/dropconnect_linear_launch.h"
+#include "cuda/dropconnect_mma.h"
 
 namespace regops {
 namespace {
@@ -44,7 +45,7 @@ extern "C" int64_t regops_dropconnect_workspace_bytes(const regops::DropConnectC
   int64_t parts = 1, size = 0;
   switch (product) {
     case regops::DropConnectProduct::output:
-      break;
+      return per_sample ? 0 : regops::dropconnect_mma_workspace_bytes(*call);
     case regops::DropConnectProduct::grad_input:
       parts = regops::dropconnect_grad_input_split(*call, per_sample).parts;
       size = call->samples * call->in_features;
@@ -59,11 +60,14 @@ extern "C" int64_t regops_dropconnect_workspace_bytes(const regops::DropConnectC
 
 extern "C" int regops_dropconnect_output_cuda(const regops::DropConnectCall* call, int per_sample,
                                               const regops::CudaKey* key, void* output,
-                                              void* /*workspace*/, void* stream) {
+                                              void* workspace, void* stream) {
   // Nothing to add to, or nothing to add.
   if (call->samples == 0 || call->out_features == 0 || call->in_features == 0) return 0;
-  return regops::dropconnect_output(*call, per_sample, *key, output,
-                                    static_cast<cudaStream_t>(stream));
+  const auto on = static_cast<cudaStream_t>(stream);
+  if (!per_sample && regops::dropconnect_mma_serves(*call)) {
+    return regops::dropconnect_mma_output(*call, *key, output, workspace, on);
+  }
+  return regops::dropconnect_output(*call, per_sample, *key, output, on);
 }
 
 extern "C" int regops_dropconnect_grad_input_cuda(const regops::DropConnectCall* call,

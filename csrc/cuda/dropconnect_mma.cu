@@ -23,7 +23,7 @@
 #include <type_traits>
 
 #include "cuda/current_device.h"
-#include "cuda/dropconnect_linear.h"
+#include "cuda/dropconnect_linear_launch.h"
 #include "cuda/vector.cuh"
 
 namespace regops {
@@ -94,8 +94,7 @@ __device__ __forceinline__ uint4 load(const uint4* from, int index, bool exists)
 }
 
 __host__ __device__ uint32_t chunks_of(const DropConnectCall& call) {
-  const int64_t groups = call.in_features / kDropoutGroup;
-  return static_cast<uint32_t>((groups + kChunk - 1) / kChunk);
+  return static_cast<uint32_t>((call.in_features / kDropoutGroup + kChunk - 1) / kChunk);
 }
 
 template <class T>
@@ -250,15 +249,16 @@ __global__ void __launch_bounds__(kThreads)
   add_scaled(output + i, scale, sum);
 }
 
+bool is_half(DType dtype) { return dtype == DType::bfloat16 || dtype == DType::float16; }
+
 int64_t row_blocks(const DropConnectCall& call) {
-  return (call.out_features + kBlockRows - 1) / kBlockRows;
+  return ceil_divide(call.out_features, kBlockRows);
 }
 
 // Blocks over which k is split: as many as run at once, two on a multiprocessor; with 64 samples,
-// where splits cost most, one.
+// where splits cost most, one. By the shapes alone: roundings are the same on all devices.
 int splits_of(const DropConnectCall& call) {
-  const int64_t resident =
-      int64_t(current_cuda_device().multiprocessors) * (call.samples > 32 ? 1 : 2);
+  const int64_t resident = kDropConnectProcessors * (call.samples > 32 ? 1 : 2);
   int splits = 1;
   while (2 * splits <= std::min<int64_t>(kMostSplits, chunks_of(call)) &&
          2 * splits * row_blocks(call) <= resident) {
@@ -287,7 +287,7 @@ int launch(const DropConnectCall& call, const CudaKey& key, T* output, float* wo
   cudaLaunchKernelEx(&config, kernel, call, key, output, partial);
   if (partial != nullptr) {
     const int64_t size = call.samples * call.out_features;
-    const auto blocks = static_cast<unsigned>((size + kThreads - 1) / kThreads);
+    const auto blocks = static_cast<unsigned>(ceil_divide(size, kThreads));
     add_partials<<<blocks, kThreads, 0, stream>>>(partial, output, size, splits, call.rule.scale);
   }
   return static_cast<int>(cudaGetLastError());
@@ -307,17 +307,17 @@ int launch_tiles(const DropConnectCall& call, const CudaKey& key, void* to, void
 }  // namespace
 
 bool dropconnect_mma_serves(const DropConnectCall& call) {
-  const bool half = call.dtype == DType::bfloat16 || call.dtype == DType::float16;
-  // Groups of random bits are counted in 32 bits.
-  const bool countable = call.out_features * (call.in_features / kDropoutGroup) < int64_t(1) << 32;
-  return half && countable && call.in_features % kDropoutGroup == 0 && is_aligned(call.input) &&
-         is_aligned(call.weight) && call.samples <= kDropConnectFewSamples &&
-         call.in_features < int64_t(1) << 30;
+  // Groups of weights, and of x, are counted in 32 bits.
+  const int64_t rows = std::max(call.out_features, kDropConnectFewSamples);
+  const bool countable = rows * (call.in_features / kDropoutGroup) < int64_t(1) << 32;
+  return is_half(call.dtype) && call.samples <= kDropConnectFewSamples && countable &&
+         call.in_features % kDropoutGroup == 0 && is_aligned(call.input) && is_aligned(call.weight);
 }
 
 int64_t dropconnect_mma_workspace_bytes(const DropConnectCall& call) {
   const int splits = splits_of(call);
-  if (splits == 1 || clusters_work(current_cuda_device().capability)) return 0;
+  const bool clusters = clusters_work(current_cuda_device().capability);
+  if (!is_half(call.dtype) || clusters || splits == 1) return 0;
   return splits * call.samples * call.out_features * int64_t(sizeof(float));
 }
 
