@@ -1,20 +1,20 @@
 // A DropConnect layer of few samples and 16-bit floats, one mask for all: y += s x (M o W)^T.
 //
 // W is read once and masked in registers: 2 bytes a weight, 33.5 MB and 7.8 us of a 4096 x 4096
-// layer at the 4.3 TB/s of an H200. Tensor cores multiply, because 64 samples are 64 products a
-// weight, and the integer units are busy: 8 weights take about 54 instructions for their mask, or
-// 55 cycles of a scheduler, 4 us of an H200 for that layer.
+// layer at the 4.3 TB/s of an H200. Tensor cores multiply, since 64 samples are 64 multiply-adds a
+// weight and the integer units are busy: 8 weights take 40 instructions for their random bits, 16
+// to mask them, and 75 in all (88 with 64 samples), 5 us of that layer.
 //
 // A warp owns 16 rows of W. The order of k in a sum is free, so lane 4 g + t loads 16 bytes, 8
-// neighbouring weights and one block of random bits, of rows g and g + 8, and takes them for its
-// parts of two products of 16 x 16 by 16 x 8, which ask for pairs of other columns; x is loaded by
-// the same rule.
+// neighbouring weights and one block of random bits, of rows g and g + 8, and gives its pairs to
+// two products of 16 x 16 by 16 x 8 as the columns that these ask of it. x is loaded by the same
+// rule.
 //
-// 8 warps, 128 rows, share x through shared memory: 64 samples are read 4096 / 128 times, 16.8 MB
-// from the L2 cache beside W's 33.5 (L2 gives about 5.5 TB/s). To occupy the device, k is split
-// over blocks, up to 8, whose sums meet in a fixed order: over shared memory of a cluster, or,
-// before compute capability 9.0, over `workspace`. At 64 samples a split over 4 blocks moves 3 MB
-// between multiprocessors, one over 8 would move 7 MB.
+// The 8 warps of a block, 128 rows, share x through shared memory: of 64 samples the L2 cache
+// gives 16.8 MB beside the 33.5 of W, 9 us at 5.5 TB/s; half as many rows would take 12. To occupy
+// the device, k is split over up to 8 blocks, whose sums meet in a fixed order: in the shared
+// memory of a cluster, or, before compute capability 9.0, in `workspace`. With 64 samples a split
+// over 4 blocks moves 3 MB between multiprocessors, over 8 it would move 7 MB.
 #include "cuda/dropconnect_mma.h"
 
 #include <cooperative_groups.h>
@@ -98,8 +98,8 @@ __host__ __device__ uint32_t chunks_of(const DropConnectCall& call) {
 }
 
 template <class T>
-__device__ __forceinline__ void add_scaled(T* output, float scale, float sum) {
-  *output = Element<T>::round(fmaf(scale, sum, Element<T>::widen(*output)));
+__device__ __forceinline__ T add_scaled(T start, float scale, float sum) {
+  return Element<T>::round(fmaf(scale, sum, Element<T>::widen(start)));
 }
 
 // Sums of a block's rows, in shared memory. Without clusters they go to `partial`, if k is split.
@@ -114,6 +114,9 @@ __device__ __forceinline__ void add_up(float (&sums)[kSamples][kPitch], const Dr
   // Each block of the cluster adds up its share.
   for (int i = blockIdx.y * kThreads + threadIdx.x; i < count; i += gridDim.y * kThreads) {
     const int sample = i / kBlockRows, row = i % kBlockRows;
+    const bool exists = first_row + row < call.out_features;
+    T* to = output + sample * call.out_features + first_row + row;
+    const T start = exists ? *to : T();  // in flight together with the parts
     float part[kMostSplits], sum = 0.0f;
 #pragma unroll
     for (int split = 0; split < kMostSplits; ++split) {
@@ -121,9 +124,7 @@ __device__ __forceinline__ void add_up(float (&sums)[kSamples][kPitch], const Dr
     }
 #pragma unroll
     for (int split = 0; split < kMostSplits; ++split) sum += part[split];
-    if (first_row + row < call.out_features) {
-      add_scaled(output + sample * call.out_features + first_row + row, call.rule.scale, sum);
-    }
+    if (exists) *to = add_scaled(start, call.rule.scale, sum);
   }
   cluster.sync();  // others read this block's shared memory
 #else
@@ -133,7 +134,7 @@ __device__ __forceinline__ void add_up(float (&sums)[kSamples][kPitch], const Dr
     if (first_row + row >= call.out_features) continue;
     const int64_t at = sample * call.out_features + first_row + row;
     if (partial == nullptr) {
-      add_scaled(output + at, call.rule.scale, sums[sample][row]);
+      output[at] = add_scaled(output[at], call.rule.scale, sums[sample][row]);
     } else {
       partial[blockIdx.y * call.samples * call.out_features + at] = sums[sample][row];
     }
@@ -246,7 +247,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= size) return;
   float sum = 0.0f;
   for (int split = 0; split < splits; ++split) sum += partial[split * size + i];
-  add_scaled(output + i, scale, sum);
+  output[i] = add_scaled(output[i], scale, sum);
 }
 
 bool is_half(DType dtype) { return dtype == DType::bfloat16 || dtype == DType::float16; }
