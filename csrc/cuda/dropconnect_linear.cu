@@ -45,7 +45,7 @@ extern "C" int64_t regops_dropconnect_workspace_bytes(const regops::DropConnectC
   int64_t parts = 1, size = 0;
   switch (product) {
     case regops::DropConnectProduct::output:
-      return per_sample ? 0 : regops::dropconnect_mma_workspace_bytes(*call);
+      return per_sample ? 0 : regops::dropconnect_mma_output_bytes(*call);
     case regops::DropConnectProduct::grad_input:
       parts = regops::dropconnect_grad_input_split(*call, per_sample).parts;
       size = call->samples * call->in_features;
@@ -55,7 +55,9 @@ extern "C" int64_t regops_dropconnect_workspace_bytes(const regops::DropConnectC
       size = call->out_features * call->in_features;
       break;
   }
-  return parts > 1 ? parts * size * real : 0;
+  const int64_t bytes = parts > 1 ? parts * size * real : 0;
+  if (per_sample || product != regops::DropConnectProduct::grad_input) return bytes;
+  return std::max(bytes, regops::dropconnect_mma_grad_input_bytes(*call));
 }
 
 extern "C" int regops_dropconnect_output_cuda(const regops::DropConnectCall* call, int per_sample,
@@ -64,7 +66,7 @@ extern "C" int regops_dropconnect_output_cuda(const regops::DropConnectCall* cal
   // Nothing to add to, or nothing to add.
   if (call->samples == 0 || call->out_features == 0 || call->in_features == 0) return 0;
   const auto on = static_cast<cudaStream_t>(stream);
-  if (!per_sample && regops::dropconnect_mma_serves(*call)) {
+  if (!per_sample && regops::dropconnect_mma_serves_output(*call)) {
     return regops::dropconnect_mma_output(*call, *key, output, workspace, on);
   }
   return regops::dropconnect_output(*call, per_sample, *key, output, on);
@@ -76,6 +78,9 @@ extern "C" int regops_dropconnect_grad_input_cuda(const regops::DropConnectCall*
   const int64_t n = call->samples * call->in_features;
   if (n == 0) return 0;
   const auto on = static_cast<cudaStream_t>(stream);
+  if (!per_sample && regops::dropconnect_mma_serves_grad_input(*call)) {
+    return regops::dropconnect_mma_grad_input(*call, *key, grad_input, workspace, on);
+  }
   const int error =
       regops::dropconnect_grad_input(*call, per_sample, *key, grad_input, workspace, on);
   if (error != 0) return error;
