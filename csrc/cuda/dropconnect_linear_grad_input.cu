@@ -22,9 +22,9 @@ constexpr int kFewSamples = 8;
 constexpr int kManySamples = 16;  // 128 sums a thread
 
 // Blocks that shall fit a multiprocessor: two where memory matters most, for twice the loads in
-// flight.
+// flight. 0 leaves the number to the compiler.
 template <bool kPerSample, bool kFast, int kSamples>
-constexpr int kLeastBlocks = kFast && !kPerSample && kSamples == kFewSamples ? 2 : 1;
+constexpr int kLeastBlocks = kFast && !kPerSample && kSamples == kFewSamples ? 2 : 0;
 
 template <class T, bool kPerSample, bool kFast, int kSamples>
 __global__ void __launch_bounds__(kThreads, kLeastBlocks<kPerSample, kFast, kSamples>)

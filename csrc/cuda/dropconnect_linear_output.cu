@@ -51,9 +51,9 @@ struct Shares {
 };
 
 // Blocks that shall fit a multiprocessor: two where memory matters most, for twice the loads in
-// flight.
+// flight. 0 leaves the number to the compiler.
 template <Masks kMasks, bool kFast, int kSamples>
-constexpr int kLeastBlocks = kFast && kMasks != Masks::sample && kSamples == kFewSamples ? 2 : 1;
+constexpr int kLeastBlocks = kFast && kMasks != Masks::sample && kSamples == kFewSamples ? 2 : 0;
 
 // A warp's tile is of kSamples by kOuts sums.
 template <class T, Masks kMasks, bool kFast, int kSamples, int kOuts>
