@@ -71,7 +71,8 @@ class Problem:
     def scale(self) -> float:
         """1 / (1 - p)."""
         drop_below, bits = self.rule
-        return 2.0**bits / (2**bits - drop_below)
+        kept: float = (2.0**bits - drop_below) / 2.0**bits
+        return 1.0 / kept
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -95,7 +96,10 @@ def make(samples: int, in_features: int, out_features: int, dtype: torch.dtype) 
         (samples, out_features),
         (samples, out_features),
     ]
-    return Problem(*(torch.randn(shape, generator=generator).to(dtype) for shape in shapes))
+    input, weight, grad_output, added_to = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in shapes
+    )
+    return Problem(input, weight, grad_output, added_to)
 
 
 def _call(problem: Problem, memory: Memory) -> _Call:

@@ -5,9 +5,9 @@
 // another kernel. Weights are read once a tile of samples, 16 bytes of bfloat16 a thread and n;
 // the output's gradient lies in shared memory, where all lanes read the same word.
 //
-// One mask for all, 4096 x 4096 bfloat16 at 8 samples: 33.6 MB of weights and 2 MB of partial
-// sums, written and read: 8.8 us at 4.3 TB/s beside 6 us of random numbers. A mask for each sample
-// is bound by those.
+// One mask for all, 4096 x 4096 at 8 samples on an H200, by counts: 33.6 MB of bfloat16 weights and
+// 2 MB of partial sums, written and read, are 8.8 us at 4.3 TB/s beside 11 us of instructions;
+// float32 16.6 us beside 9.5 us. With a mask for each sample random numbers are the bound.
 #include "cuda/dropconnect_linear_chunk.cuh"
 #include "cuda/dropconnect_linear_launch.h"
 
@@ -21,8 +21,13 @@ constexpr int kRows = 64;              // n for which the output's gradient is i
 constexpr int kFewSamples = 8;
 constexpr int kManySamples = 16;  // 128 sums a thread
 
+// Blocks that shall fit a multiprocessor: two where memory matters most, for twice the loads in
+// flight. 0 leaves the number to the compiler.
+template <bool kPerSample, bool kFast, int kSamples>
+constexpr int kLeastBlocks = kFast && !kPerSample && kSamples == kFewSamples ? 2 : 0;
+
 template <class T, bool kPerSample, bool kFast, int kSamples>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<kPerSample, kFast, kSamples>)
     sum_over_outputs(const DropConnectCall call, const CudaKey cuda_key,
                      const DropConnectSplit split, int64_t sample_tiles, int64_t blocks,
                      T* grad_input, Sum<T>* partial) {
@@ -56,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
     if (k >= in_features) continue;
-#pragma unroll(kPerSample ? 1 : 4)  // loads in flight, and chains of random numbers
+#pragma unroll(kPerSample ? 1 : 2)  // loads in flight; 4 took more registers than 128
     for (int row = warp; row < rows; row += kWarps) {
       const int64_t n = step + row;
       Real w[kChunk];

@@ -4,9 +4,9 @@
 // caches, for warps of a block have the same k, and the output's gradient from shared memory. Each
 // gradient is written once, 16 bytes of bfloat16 a thread and n.
 //
-// One mask for all is applied to the sums: of 4096 x 4096 bfloat16, 33.6 MB written are 7.8 us at
-// 4.3 TB/s beside 6 us of random numbers, and multiply-adds take 4.5 us for every 8 samples. A mask
-// for each sample selects which of its products are added, and is bound by random numbers.
+// One mask for all is applied to the sums: of 4096 x 4096 at 8 samples on an H200, by counts, 7.8
+// us at 4.3 TB/s to write bfloat16 beside 12 us of instructions, float32 15.6 us beside 11 us. A
+// mask for each sample selects which of its products are added; random numbers are the bound.
 #include "cuda/dropconnect_linear_chunk.cuh"
 #include "cuda/dropconnect_linear_launch.h"
 

@@ -5,11 +5,11 @@
 // end. Warps of a block take neighbouring outputs, so that x comes from the first-level cache for
 // all but one, or, where outputs are too few to fill the device, parts of the same sums.
 //
-// One mask for all reads each weight once (2 bytes of bfloat16, 1/8 Philox block, 8 multiply-adds
-// at 8 samples): of 4096 x 4096, 7.8 us at 4.3 TB/s beside 6 us of random numbers; memory should
-// bound it up to 8 samples, multiply-adds from there on. A mask for each sample takes 1/8 Philox
-// block a multiply-add: the integer pipes bound it, and tiles are small since little is gained by
-// reuse.
+// One mask for all reads each weight once. Of 4096 x 4096 at 8 samples on an H200, by counts of
+// bytes (at 4.3 TB/s) and of instructions (128 a clock and multiprocessor): float32 15.6 us of
+// memory beside 10.5 us of instructions, bfloat16 7.8 us beside 13 us, 4.6 us of them for the mask:
+// 68 instructions a Philox block with its 8 decisions. A mask for each sample takes as many for 8
+// multiply-adds: integer pipes bound it, and its tiles are small since reuse gains little.
 #include "cuda/dropconnect_linear_chunk.cuh"
 #include "cuda/dropconnect_linear_launch.h"
 
@@ -50,9 +50,14 @@ struct Shares {
   int64_t sample_tiles, blocks;
 };
 
+// Blocks that shall fit a multiprocessor: two where memory matters most, for twice the loads in
+// flight. 0 leaves the number to the compiler.
+template <Masks kMasks, bool kFast, int kSamples>
+constexpr int kLeastBlocks = kFast && kMasks != Masks::sample && kSamples == kFewSamples ? 2 : 0;
+
 // A warp's tile is of kSamples by kOuts sums.
 template <class T, Masks kMasks, bool kFast, int kSamples, int kOuts>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<kMasks, kFast, kSamples>)
     sum_products(const DropConnectCall call, const CudaKey cuda_key, const Shares shares, T* output,
                  Sum<T>* variance) {
   using Real = Sum<T>;
@@ -192,10 +197,13 @@ int dropconnect_output(const DropConnectCall& call, bool per_sample, const CudaK
                       : launch<T, Masks::batch, false, kFewSamples, kTileOuts>;
     if constexpr (sizeof(T) < 8) {
       if (dropconnect_is_fast(call, nullptr) && !call.rule.fine) {
-        chosen = per_sample ? launch<T, Masks::sample, true, 4, kTileOuts>
-                 : call.samples <= kFewSamples
-                     ? launch<T, Masks::batch, true, kFewSamples, kTileOuts>
-                     : launch<T, Masks::batch, true, kManySamples, kTileOuts>;
+        if (per_sample) {
+          chosen = launch<T, Masks::sample, true, 4, kTileOuts>;
+        } else if constexpr (sizeof(T) == 4) {  // 16-bit floats that are fast go to tensor cores
+          chosen = call.samples <= kFewSamples
+                       ? launch<T, Masks::batch, true, kFewSamples, kTileOuts>
+                       : launch<T, Masks::batch, true, kManySamples, kTileOuts>;
+        }
       }
     }
     return chosen(call, key, output, nullptr, stream);
