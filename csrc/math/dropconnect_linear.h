@@ -31,6 +31,8 @@ REGOPS_HOST_DEVICE uint64_t dropconnect_index(int64_t sample, int64_t out, int64
 constexpr uint64_t kDropConnectBiasIndex = uint64_t{1} << 63;
 
 // Variance of a weight's mask with its scale: p / (1 - p) for the p in force.
-inline double dropconnect_variance(const DropoutRule& rule) { return rule.scale_f64 - 1.0; }
+REGOPS_HOST_DEVICE double dropconnect_variance(const DropoutRule& rule) {
+  return rule.scale_f64 - 1.0;
+}
 
 }  // namespace regops
