@@ -23,7 +23,6 @@ struct Scratch {
   alignas(64) Real second[kStepBlock];
   alignas(64) Real largest[kStepBlock];
   alignas(64) Real image[kStepBlock];  // the weight as its parameter holds it
-  alignas(64) Real ema[kStepBlock];
   alignas(64) uint32_t random[kStepWords];
 };
 

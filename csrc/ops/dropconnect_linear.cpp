@@ -18,6 +18,7 @@
 
 #include "ops/arguments.h"
 #include "ops/dropconnect_products.h"
+#include "ops/output.h"
 #include "ops/random.h"
 
 namespace regops {
@@ -80,7 +81,7 @@ Tensor dropconnect_linear(const Tensor& input, const Tensor& weight, const Optio
   check(input, weight, bias, p, key, mask);
   const Below below(input);
   const Tensor x = rows_of(input);
-  const Tensor output = at::empty({x.size(0), weight.size(0)}, input.options());
+  const Tensor output = with_large_pages(at::empty({x.size(0), weight.size(0)}, input.options()));
   const Tensor result = output.view_symint(shape_of_rows(input, weight.size(0)));
   if (output.numel() == 0) return result;
   if (p == 0.0 || p == 1.0 || x.size(1) == 0) {  // nothing to mask
@@ -136,6 +137,7 @@ Gradients dropconnect_linear_backward(const Tensor& grad_output, const Tensor& i
   const Below below(input);
   const Gradients gradients = empty_gradients(input, weight, wanted);
   const auto& [of_input, of_weight, of_bias] = gradients;
+  for (const Tensor& gradient : {of_input, of_weight}) with_large_pages(gradient);
   const Tensor x = rows_of(input), dy = rows_of(grad_output);
   const Tensor dx = wanted[0] ? rows_of(of_input) : Tensor();
   const Tensor dw = wanted[1] ? of_weight : Tensor();
