@@ -390,16 +390,32 @@ Tensor rows_of(const Tensor& input) {
   return input.reshape({rows, input.size(-1)});
 }
 
-Tensor dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
-                                const OptionalTensor& bias, double p, bool training,
-                                std::string_view mask, bool drop_bias, const OptionalTensor& key,
-                                const std::optional<at::Generator>& generator) {
+void check_dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
+                                    const OptionalTensor& bias, double p, bool training,
+                                    std::string_view mask, const OptionalTensor& key,
+                                    const std::optional<at::Generator>& generator) {
   check_p(kName, p);
   is_per_sample(mask);
   TORCH_CHECK_VALUE(!key || !generator, "regops.", kName,
                     ": expected key or generator, got both: a key needs no generator");
   if (key) check_key(kName, *key, input);
-  check_linear_shapes(kName, input, weight, bias);
+  const c10::DeviceType device = input.device().type();
+  const bool casts = (device == at::kCPU || device == at::kCUDA) &&  // others are not known to ask
+                     at::autocast::is_autocast_enabled(device);
+  // torch's own layer takes more types, and autocast makes one of several.
+  if (!training || p == 0.0 || casts) {
+    check_linear_shapes(kName, input, weight, bias);
+  } else {
+    check_linear(kName, input, weight, bias);
+  }
+}
+
+Tensor dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
+                                const OptionalTensor& bias, double p, bool training,
+                                std::string_view mask, bool drop_bias, const OptionalTensor& key,
+                                const std::optional<at::Generator>& generator) {
+  // Before a key is drawn: a call that fails leaves the generator as it was.
+  check_dropconnect_linear_eager(input, weight, bias, p, training, mask, key, generator);
   if (!training || p == 0.0) return at::linear(input, weight, bias);
   // p = 1 drops all: no random number is needed, and as in dropout none is drawn.
   const Tensor used = key        ? *key

@@ -108,14 +108,19 @@ def dropconnect_linear(
             f"regops.dropconnect_linear: expected inference 'mean' or 'gaussian', got {inference!r}"
         )
     count = _count(samples)
-    if not training and inference == "gaussian":
-        return _gaussian(input, weight, bias, p, drop_bias, count, key, generator)
-    if torch.compiler.is_compiling() or transform_active():
+    gaussian = not training and inference == "gaussian"
+    if torch.compiler.is_compiling():
+        _check_options(p, mask, key, generator)
+        if gaussian:
+            return _gaussian(input, weight, bias, p, drop_bias, count, key, generator)
         return _composed(input, weight, bias, p, training, mask, drop_bias, key, generator)
     try:
-        return _C.dropconnect_linear(
-            input, weight, bias, p, training, mask, drop_bias, key, generator
-        )
+        if not gaussian and not transform_active():
+            return _C.dropconnect_linear(
+                input, weight, bias, p, training, mask, drop_bias, key, generator
+            )
+        draws = training or gaussian
+        _C.check_dropconnect_linear(input, weight, bias, p, draws, mask, key, generator)
     except TypeError as error:
         raise wrong_types(
             error,
@@ -130,6 +135,9 @@ def dropconnect_linear(
             key=key,
             generator=generator,
         ) from None
+    if gaussian:
+        return _gaussian(input, weight, bias, p, drop_bias, count, key, generator)
+    return _composed(input, weight, bias, p, training, mask, drop_bias, key, generator)
 
 
 def _count(samples: int) -> int:
@@ -143,7 +151,14 @@ def _count(samples: int) -> int:
     return count
 
 
-def _check_draw(key: Tensor | None, generator: Generator | None) -> None:
+def _check_options(p: float, mask: str, key: Tensor | None, generator: Generator | None) -> None:
+    """What no dispatcher op would refuse: of compiled code, which cannot call the binding."""
+    if p < 0.0 or p > 1.0:
+        raise ValueError(f"regops.dropconnect_linear: expected p in [0, 1], got {p}")
+    if mask not in ("batch", "sample"):
+        raise ValueError(
+            f"regops.dropconnect_linear: expected mask 'batch' or 'sample', got {mask!r}"
+        )
     if key is not None and generator is not None:
         raise ValueError(
             "regops.dropconnect_linear: expected key or generator, got both: a key needs no "
@@ -162,7 +177,6 @@ def _gaussian(
     generator: Generator | None,
 ) -> Tensor:
     """Numbers from N(mean, variance) of each output: element (s, ..., n) takes normal number i."""
-    _check_draw(key, generator)
     mean, variance = dropconnect_moments(input, weight, bias, p, drop_bias=drop_bias)
     if key is None:
         key = key_like(input, generator)
@@ -189,13 +203,6 @@ def _composed(
     generator: Generator | None,
 ) -> Tensor:
     """The same from dispatcher ops, which compilers and functorch can see into."""
-    if p < 0.0 or p > 1.0:
-        raise ValueError(f"regops.dropconnect_linear: expected p in [0, 1], got {p}")
-    if mask not in ("batch", "sample"):
-        raise ValueError(
-            f"regops.dropconnect_linear: expected mask 'batch' or 'sample', got {mask!r}"
-        )
-    _check_draw(key, generator)
     if not training or p == 0.0:
         return functional.linear(input, weight, bias)
     if key is None:

@@ -48,7 +48,12 @@ def _arguments(
 
 
 def _opcheck(name: str, input: Tensor, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    weight, bias, p, key = arguments["weight"], arguments.get("bias"), arguments["p"], arguments["key"]
+    weight, bias, p, key = (
+        arguments["weight"],
+        arguments.get("bias"),
+        arguments["p"],
+        arguments["key"],
+    )
     drop_bias = arguments.get("drop_bias", False)
     options = (arguments.get("mask", "batch"), drop_bias)
     if name == "normal_like":
