@@ -384,10 +384,11 @@ c10::SymDimVector shape_of_rows(const Tensor& input, const c10::SymInt& features
   return shape;
 }
 
+// Symbolic sizes, since compilers trace the moments' backward: a number would be one graph a batch.
 Tensor rows_of(const Tensor& input) {
-  int64_t rows = 1;
-  for (const int64_t size : input.sizes().slice(0, input.dim() - 1)) rows *= size;
-  return input.reshape({rows, input.size(-1)});
+  c10::SymInt rows = 1;
+  for (const c10::SymInt& size : input.sym_sizes().slice(0, input.dim() - 1)) rows *= size;
+  return input.reshape_symint({rows, input.sym_size(-1)});
 }
 
 void check_dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
