@@ -16,8 +16,7 @@ from regops._errors import wrong_types
 from regops._transforms import stack, transform_active
 from regops.functional.dropconnect_moments import dropconnect_moments
 from regops.random import key_like
-from regops.reference.dropconnect_linear import BIAS_INDEX, masked_linear
-from regops.reference.dropout import keep_mask
+from regops.reference.dropconnect_linear import masked_linear
 
 
 def dropconnect_linear(
@@ -235,8 +234,30 @@ def _under_transforms(
     keep = torch.ops.regops.dropout(ones.expand(*examples, *weight.shape), p, key) != 0
     keep_bias = None
     if bias is not None and drop_bias:
-        keep_bias = keep_mask(key, torch.Size((*examples, *bias.shape)), p, BIAS_INDEX)
+        # A layer of no weights is its bias.
+        none = ones.expand(*(examples or (1,)), 0), ones.expand(len(bias), 0)
+        kept = torch.ops.regops.dropconnect_linear(
+            *none, ones.expand(len(bias)), p, key, mask, True
+        )
+        keep_bias = (kept if examples else kept[0]) != 0
     return masked_linear(input, weight, bias, p, keep, keep_bias)
+
+
+@torch.library.register_vmap("regops::dropconnect_linear")  # type: ignore[untyped-decorator]
+def _dropconnect_linear_vmap(
+    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
+) -> tuple[Tensor, int]:
+    """One call an example: each example's masks are those of its own logical indices."""
+    mapped = [
+        [argument] * info.batch_size if dim is None else argument.unbind(dim)
+        for argument, dim in zip(arguments, in_dims, strict=True)
+    ]
+    outputs = [torch.ops.regops.dropconnect_linear(*each) for each in zip(*mapped, strict=True)]
+    input, weight = (
+        one if dim is None else one.movedim(dim, 0)[:0].sum(0)
+        for one, dim in zip(arguments[:2], in_dims[:2], strict=True)
+    )
+    return stack(outputs, input.new_empty((*input.shape[:-1], len(weight)))), 0
 
 
 @torch.library.register_vmap("regops::normal_like")  # type: ignore[untyped-decorator]
