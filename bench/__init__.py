@@ -1,4 +1,4 @@
-"""Benchmarks of every op against torch's, compiled and not, and against a plain copy.
+"""Benchmarks of every op against torch's, compiled and not, and against what no one can leave out.
 
 An optimizer's step is timed by the same parts, but `steps`, `step_providers` and `verify_steps`
 say what is stepped, by whom, and what is right: it writes many tensors and returns none.

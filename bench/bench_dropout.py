@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bench.providers import Call
 from regops.testing.dropout import spec  # noqa: F401  (read by conftest)
 
 
-def law(x: Tensor, y: Tensor, grad: Tensor, dx: Tensor, p: float) -> None:
+def law(call: Call, x: Tensor, y: Tensor, grad: Tensor, dx: Tensor, p: float) -> None:
     """Each element is dropped with probability p or scaled by 1/(1-p), in both directions alike."""
     dropped = (y == 0) & (x != 0)
     count, sigma = x.numel(), (x.numel() * p * (1 - p)) ** 0.5

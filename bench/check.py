@@ -2,7 +2,8 @@
 
 `python -m bench.check bench/out/summary.json`. Every threshold is a ratio of two figures of the
 same run, of medians whose providers took turns or of peaks of memory: absolute times say more about
-the machine than about regops. There is no slack; a miss is reported as a miss.
+the machine than about regops. Only memory has limits in bytes, too.
+There is no slack; a miss is reported as a miss.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _AROUND_SOURCE = "all in the step moves 44 bytes an element, around it 56"
 _STATES_SOURCE = "20 bytes an element and not 28, less what random rounding costs"
 _LOGITS_SOURCE = "eager holds all logits and their log-probabilities; rows can be done in pieces"
 
+_DROPCONNECT_SOURCE = "eager masks all weights first, at 13 to 20 ns a weight on one core"
+_PANELS_SOURCE = "panels of weights are masked in cache, in place of a masked copy of all"
+_MASKS_SOURCE = "the einsum's masks and masked weights, rows x out x in, are never in memory"
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -45,12 +50,13 @@ class Threshold:
         directions: Directions that it holds for, each by itself.
         dtypes: Types that it holds for, each by itself.
         sizes: Names of sizes, or the least number of elements.
-        rival: Whose figure regops's is compared with.
+        rival: Whose figure regops's is compared with; of extra memory there is none.
         bound: "at most": regops takes at most `limit` times the rival's time, or memory. "at
             least": regops is at least `limit` times as fast as the rival. "faster": it is faster.
         limit: The bound's figure.
         source: Where the figure comes from.
-        quantity: What is bounded; memory is the peak of forward and backward beyond the inputs.
+        quantity: What is bounded; memory is the peak of forward and backward beyond the inputs,
+            extra memory what of it is beyond output and gradients too, in 10^6 bytes.
     """
 
     op: str
@@ -62,7 +68,7 @@ class Threshold:
     bound: Literal["at most", "at least", "faster"]
     limit: float
     source: str
-    quantity: Literal["time", "memory"] = "time"
+    quantity: Literal["time", "memory", "extra memory"] = "time"
 
     def matches(self, row: Row) -> bool:
         """Whether it holds for a row."""
@@ -76,14 +82,16 @@ class Threshold:
         )
 
     def measured(self, row: Row) -> float | None:
-        """The ratio that is bounded; None if regops or the rival was not measured."""
+        """What is bounded; None if regops or the rival was not measured."""
+        if self.quantity == "extra memory":
+            return row.extra["regops"] / 1e6 if "regops" in row.extra else None
         if self.quantity == "memory":
             return row.memory_ratio(self.rival)
         speedup = row.speedup(self.rival)
         return 1 / speedup if speedup and self.bound == "at most" else speedup
 
     def met(self, measured: float) -> bool:
-        """Whether a measured ratio is within the bound."""
+        """Whether what was measured is within the bound."""
         if self.bound == "at most":
             return measured <= self.limit
         return measured >= self.limit if self.bound == "at least" else measured > self.limit
@@ -91,11 +99,18 @@ class Threshold:
     @property
     def wording(self) -> str:
         """The bound in words, as in "at least 15x as fast as eager"."""
+        if self.quantity == "extra memory":
+            return f"at most {self.limit:.4g} MB of memory beyond output and gradients"
         if self.bound == "at most":
             return f"at most {self.limit:.4g}x the {self.quantity} of {self.rival}"
         if self.bound == "at least":
             return f"at least {self.limit:.4g}x as fast as {self.rival}"
         return f"faster than {self.rival}"
+
+    @property
+    def unit(self) -> str:
+        """Of what is bounded."""
+        return " MB" if self.quantity == "extra memory" else "x"
 
     @property
     def scope(self) -> str:
@@ -170,7 +185,34 @@ _ADAMW = tuple(
     )
 )
 
-THRESHOLDS = _DROPOUT + _CROSS_ENTROPY + _LINEAR_CROSS_ENTROPY + _ADAMW
+_WIDE, _LAYERS = ("256x4096-4096",), ("8x4096-4096", "256x4096-4096")
+_SAMPLE_SIZE = ("64x1024-1024-sample",)
+_DROPCONNECT_LINEAR = tuple(
+    Threshold("dropconnect_linear", *columns)
+    for columns in (
+        ("cpu", _FULL, _F32, _WIDE, "linear", "at most", 1.2, _PANELS_SOURCE),
+        ("cpu", _FULL, _F32, _WIDE, "eager", "at least", 3, _DROPCONNECT_SOURCE),
+        ("cpu", _FULL, _F32, _LAYERS[:1], "eager", "at least", 4, _DROPCONNECT_SOURCE),
+        ("cpu", _FULL, _F32, _SAMPLE_SIZE, "eager", "at least", 10, _MASKS_SOURCE),
+        ("cpu", _FULL, _BOTH, _LAYERS, "", "at most", 4, _PANELS_SOURCE, "extra memory"),
+        ("cpu", _FULL, _F32, _SAMPLE_SIZE, "", "at most", 4, _MASKS_SOURCE, "extra memory"),
+        ("cuda", _FULL, _BF16, ("2048x4096-4096",), "linear", "at most", 1.08, _TARGET_SOURCE),
+        # 85 % of the bandwidth at which the weights could be read: of the copy's, which moves as
+        # many bytes as forward must, half of them in and half out.
+        (
+            "cuda",
+            _FWD,
+            _BOTH,
+            ("8x4096-4096", "64x4096-4096"),
+            "copy",
+            "at most",
+            1 / 0.85,
+            _TARGET_SOURCE,
+        ),
+    )
+)
+
+THRESHOLDS = _DROPOUT + _CROSS_ENTROPY + _LINEAR_CROSS_ENTROPY + _DROPCONNECT_LINEAR + _ADAMW
 
 
 @dataclass(frozen=True)
@@ -218,7 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if verdict.threshold is threshold:
                 word = "[green]pass[/]" if verdict.met else "[bold red]MISS[/]"
                 mark = " (!)" if verdict.row.disturbed else ""
-                console.print(f"  {word} {verdict.measured:7.4g}x  {verdict.row.group}{mark}")
+                console.print(
+                    f"  {word} {verdict.measured:7.4g}{threshold.unit}  {verdict.row.group}{mark}"
+                )
         if threshold not in {verdict.threshold for verdict in verdicts}:
             console.print("  no row in this run")
     for line in warnings(summary):

@@ -159,6 +159,7 @@ def _facts(place: _Place, outcome: Outcome) -> dict[str, Any]:
         "forward_peak_bytes": outcome.memory.peak if outcome.memory else None,
         "forward_to_backward_bytes": outcome.memory.state if outcome.memory else None,
         "full_peak_bytes": outcome.memory.full_peak if outcome.memory else None,
+        "extra_bytes": outcome.memory.extra if outcome.memory else None,
         "threads": info["threads"],
         "isa": info["cpu_capability"],
         "regops": info["regops"],

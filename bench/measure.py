@@ -132,7 +132,7 @@ def _of_step(point: StepPoint) -> Prepare:
         stepper = build_step(name, point, work)
         verify(name, stepper)
         peak, held = peak_of(stepper.run, torch.device(point.device))
-        outcome.memory = Memory(peak, held, peak)
+        outcome.memory = Memory(peak, held, peak, peak)
         return {"step": stepper.run}
 
     return prepare

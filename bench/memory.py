@@ -26,11 +26,13 @@ class Memory:
         peak: The most that forward held at one time, its output included.
         state: What stays between forward and backward, without the output.
         full_peak: The most that forward and backward held at one time, all gradients included.
+        extra: What of that is neither the output's nor a gradient's.
     """
 
     peak: int
     state: int
     full_peak: int
+    extra: int
 
 
 def memory(call: Call, inputs: Inputs) -> Memory:
@@ -43,9 +45,12 @@ def memory(call: Call, inputs: Inputs) -> Memory:
     full = runs(call, inputs, ("full",))["full"]
     outputs: list[torch.Tensor] = []
     peak, held = peak_of(lambda: outputs.append(call(inputs.x)), inputs.x.device)
-    state = held - outputs.pop().untyped_storage().nbytes()
+    output = outputs.pop().untyped_storage().nbytes()
     full_peak, _ = peak_of(full, inputs.x.device)
-    return Memory(peak, state, full_peak)
+    gradients = sum(tensor.nbytes for tensor in inputs.differentiated)
+    # Who frees the output before the last gradient is made stays below the sum of all.
+    extra = max(full_peak - output - gradients, 0)
+    return Memory(peak, held - output, full_peak, extra)
 
 
 def peak_of(run: Run, device: torch.device) -> tuple[int, int]:

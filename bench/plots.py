@@ -22,6 +22,7 @@ _STYLES = {
     "compile": {"color": "#2f9e64", "marker": "^"},
     "copy": {"color": "#868e96", "marker": "x", "linestyle": "--"},
     "stream": {"color": "#868e96", "marker": "x", "linestyle": "--"},
+    "linear": {"color": "#868e96", "marker": "+", "linestyle": "--"},
     "foreach": {"color": "#15aabf", "marker": "v"},
     "fused": {"color": "#c2255c", "marker": "P"},
 }
@@ -59,17 +60,20 @@ def time_against_size(rows: Sequence[Row]) -> str:
 
 
 def ceiling_share_against_size(rows: Sequence[Row]) -> str:
-    """Share of the ceiling's bandwidth that every other reaches. Rows differ in size only."""
+    """Share of the ceiling's speed that every other reaches. Rows differ in size only."""
 
     def share(row: Row, provider: str) -> float | None:
         over = row.over_ceiling(provider)
         return 1 / over if over else None
 
+    # A copy and a stream do nothing but move bytes.
+    speed = "bandwidth" if rows[0].ceiling in ("copy", "stream") else "speed"
+
     def draw(axes: Axes) -> None:
         _lines(axes, rows, share)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
-        axes.set_title(f"share of the {rows[0].ceiling}'s bandwidth", loc="left", fontsize=10)
+        axes.set_title(f"share of the {rows[0].ceiling}'s {speed}", loc="left", fontsize=10)
 
     return _svg(f"share-{rows[0].group}", draw, rows)
 

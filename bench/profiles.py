@@ -9,7 +9,7 @@ import torch
 
 from bench.providers import Point
 from bench.steps import StepPoint
-from regops.testing import OpSpec, StepSpec
+from regops.testing import BenchCase, OpSpec, StepBenchCase, StepSpec
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Profile:
     Attributes:
         name: As given to `--bench-profile`.
         dtypes: Types of the main input, where the op has them.
-        smallest: Elements of the smallest case.
-        largest: Elements of the largest case, by kind of device.
+        smallest: Elements of the smallest case, or what the case gives as such.
+        largest: Elements of the largest case, likewise, by kind of device.
         budget_s: Seconds of timing for one op, direction, dtype and size, all providers together.
-        min_rounds: Durations recorded for every provider, whatever the budget says.
+        min_rounds: Durations recorded for every provider, whatever the budget says; three of
+            long calls if theirs alone would exceed it.
         epochs: Of the training example.
         max_rounds: The most rounds, for sizes that would fit thousands into the budget.
     """
@@ -41,7 +42,7 @@ class Profile:
         largest = self.largest[torch.device(device).type]
         for dtype in self.dtypes:
             for point in _points(spec, dtype, device):
-                if self.smallest <= point.case.numel <= largest:
+                if self.smallest <= _elements(point.case) <= largest:
                     yield point
 
 
@@ -53,7 +54,15 @@ def _points(
             StepPoint(spec, case, device) for case in spec.bench_cases if case.dtype == dtype
         )
     elif dtype in spec.dtypes:
-        yield from (Point(spec, case, dtype, device) for case in spec.bench_cases)
+        yield from (
+            Point(spec, case, dtype, device)
+            for case in spec.bench_cases
+            if case.dtypes is None or dtype in case.dtypes
+        )
+
+
+def _elements(case: BenchCase | StepBenchCase) -> int:
+    return (case.elements if isinstance(case, BenchCase) else 0) or case.numel
 
 
 _MEGA = 1 << 20

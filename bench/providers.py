@@ -1,4 +1,8 @@
-"""Who is timed: torch's op eager and compiled, regops, a plain copy, and other libraries."""
+"""Who is timed: torch's op eager and compiled, regops, a plain copy, and other libraries.
+
+Where the op is more than its bytes, what is left of it without its regularization is timed as well:
+a ceiling, as the copy is, and no rival.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +77,8 @@ class Point:
     @property
     def providers(self) -> tuple[str, ...]:
         """Names of all, installed or not."""
-        return (*BUILT_IN, *self.peers)
+        above = () if self.case.ceiling in BUILT_IN else (self.case.ceiling,)
+        return (*BUILT_IN, *above, *self.peers)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -164,6 +169,8 @@ def build(name: str, point: Point, arguments: Arguments) -> Call:
         return lambda x: spec.functional(x, **arguments)
     if name == "compile":
         return _compiled(point, arguments)
+    if name in spec.ceilings:
+        return lambda x: spec.ceilings[name](x, **arguments)
     call: Call = point.peers[name].build(point, arguments)
     return call
 

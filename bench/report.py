@@ -81,8 +81,8 @@ def markdown(summary: Summary) -> str:
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The summary table for a terminal, an op and device at a time, to fit 100 columns."""
-    return [_terminal_table(rows) for rows in _grouped(summary.rows, "op", "device")]
+    """The summary table for a terminal, an op, device and ceiling at a time, to fit 100 columns."""
+    return [_terminal_table(rows) for rows in _sections(summary)]
 
 
 def _terminal_table(rows: Sequence[Row]) -> Table:
@@ -135,6 +135,7 @@ def _memory(row: Row, name: str) -> str:
         f"{_size(row.state[name])} kept for backward"
         # Not in summaries that were written before it was measured.
         + (f", {_size(row.full_peak[name])} at the peak of both" if row.full_peak else "")
+        + (f" ({_size(row.extra[name])} beyond results)" if row.extra else "")
     )
 
 
@@ -164,7 +165,7 @@ def html(summary: Summary) -> str:
         memory=memory_lines(summary),
         end_to_end=end_to_end_lines(summary),
         machine=[(name.replace("_", " "), _flat(value)) for name, value in summary.machine.items()],
-        sections=[_section(rows) for rows in _grouped(summary.rows, "op", "device")],
+        sections=[_section(rows) for rows in _sections(summary)],
     )
 
 
@@ -188,6 +189,11 @@ def _section(rows: Sequence[Row]) -> dict[str, Any]:
             for group in _grouped(rows, "direction", "dtype")
         ],
     }
+
+
+def _sections(summary: Summary) -> list[list[Row]]:
+    """Rows of a table each: their headings agree."""
+    return _grouped(summary.rows, "op", "device", "ceiling")
 
 
 def _grouped(rows: Iterable[Row], *by: str) -> list[list[Row]]:

@@ -17,8 +17,9 @@ from bench.neighbours import DISTURBED
 
 FORMAT = 1
 
-# Who moves as many bytes as an op, or as an optimizer's step, and does nothing else.
-CEILINGS = ("copy", "stream")
+# Who does only what no one can leave out: the op without its regularization; or moves as many bytes
+# as an op, or as an optimizer's step, and computes nothing. A row's is the first of these it has.
+CEILINGS = ("linear", "copy", "stream")
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Row:
         peak: Bytes beyond the inputs that forward, or a step, held at most, by provider.
         state: Bytes that forward keeps for backward besides its output, by provider.
         full_peak: Bytes beyond the inputs that forward and backward together held at most.
+        extra: Those of them beyond output and gradients; older summaries lack it.
     """
 
     op: str
@@ -51,6 +53,7 @@ class Row:
     peak: dict[str, int] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
     full_peak: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, int] = field(default_factory=dict)
 
     @property
     def disturbed(self) -> bool:
@@ -70,8 +73,8 @@ class Row:
 
     @property
     def ceiling(self) -> str:
-        """Who moved the bytes alone."""
-        return next((name for name in CEILINGS if name in self.median), CEILINGS[0])
+        """Who did only what cannot be left out."""
+        return next((name for name in CEILINGS if name in self.median), "copy")
 
     def over_ceiling(self, provider: str = "regops") -> float | None:
         """A provider's time in times of the ceiling's; None if either was not timed."""
@@ -126,6 +129,7 @@ def summarize(benchmark: Mapping[str, Any], end_to_end: dict[str, Any] | None) -
             row.peak[provider] = facts["forward_peak_bytes"]
             row.state[provider] = facts["forward_to_backward_bytes"]
             row.full_peak[provider] = facts["full_peak_bytes"]
+            row.extra[provider] = facts["extra_bytes"]
     commit = benchmark["commit_info"]
     return Summary(
         created=benchmark["datetime"][:16].replace("T", " ") + " UTC",

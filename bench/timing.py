@@ -25,7 +25,11 @@ Run = Callable[[], object]
 TURN_S = 1e-3
 
 # A call of this length is warm after one.
-LONG_S = 1.0
+LONG_S = 0.3
+
+# Turns that are enough of calls of that length where more would exceed the budget: they vary less
+# from one to the next than calls of microseconds do.
+LEAST_ROUNDS = 3
 
 # A provider whose turn is k times as long as the fastest one's takes part in every (k/2)-th round
 # only, so that the fast ones, whose ratio is judged to a percent, get more samples in the budget.
@@ -108,7 +112,8 @@ def interleave(
         runs: What to time, by provider.
         clock: Measures one turn.
         budget_s: Seconds to spend, warm-up not counted.
-        min_rounds: Turns that every provider gets, even beyond the budget.
+        min_rounds: Turns that every provider gets, even beyond the budget; only `LEAST_ROUNDS` of
+            long calls if theirs alone would exceed it.
         max_rounds: Turns that no provider exceeds, unless `min_rounds` asks for more.
 
     Returns:
@@ -122,6 +127,10 @@ def interleave(
     }
     round_s = sum(seconds / strides[name] for name, (_, seconds) in turns.items())
     rounds = max(min_rounds * max(strides.values()), min(max_rounds, int(budget_s / round_s)))
+    for name, (_, seconds) in turns.items():
+        if seconds >= LONG_S:
+            enough = max(min(LEAST_ROUNDS, min_rounds), int(budget_s / seconds))
+            strides[name] = max(strides[name], math.ceil(rounds / enough))
 
     recorded = {name: Recorded(repeats) for name, (repeats, _) in turns.items()}
     order = list(runs)

@@ -1,7 +1,8 @@
 """A provider is right before it is timed.
 
-regops is compared with its reference, under the key that it drew where it draws one. Providers with
-other random numbers obey the op's law instead: a function beside the op's benchmark that says what
+regops is compared with its reference, under the key that it drew where it draws one; what is left
+of an op without its regularization, with the reference that does not train. Providers with other
+random numbers obey the op's law instead: a function beside the op's benchmark that says what
 every right result has in common. Providers of an op without random numbers are compared with the
 reference, to a tolerance that grants other libraries their roundings.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +28,9 @@ Lists = list[list[Tensor]]
 # Of a loss, besides the 1 that backward begins with: a power of 2, which rounds nothing.
 _FACTOR = -0.25
 
-# (input, output, gradient of the output, gradient of the input, the op's arguments); raises
-# AssertionError if no right implementation could give these.
+# (what the provider offers, input, output, gradient of the output, gradient of every differentiated
+# tensor, by name the op's arguments); raises AssertionError if no right implementation could give
+# these.
 Law = Callable[..., None]
 
 
@@ -59,12 +62,19 @@ class Verifier:
         grad = upstream_gradient(y)
         upstream = torch.ones_like(y) if grad is None else grad
         gradients = self._gradients(y, upstream)
+        if name in spec.ceilings:
+            untrained = self._reference(upstream, training=False)
+            tolerance = spec.tolerance[self.point.dtype]
+            assert_close(tolerance, Results((y,), gradients, (upstream,)), untrained)
+            return
         if spec.keyed and name != "regops":
-            self._obeys_law(name, y.detach(), upstream, *gradients)
+            self._obeys_law(name, call, y.detach(), upstream, *gradients)
             return
         others = name != "regops" and spec.rival_tolerance
         tolerance = (others or spec.tolerance)[self.point.dtype]
-        expected = self._reference(upstream)
+        if self._expected is None or spec.keyed:
+            self._expected = self._reference(upstream)
+        expected = self._expected
         assert_close(tolerance, Results((y,), gradients, (upstream,)), expected)
         if grad is None:
             # Kernels may treat the 1 apart. What is linear in the upstream gradient needs no
@@ -89,22 +99,21 @@ class Verifier:
     def _gradients(self, y: Tensor, upstream: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(y, self.inputs.differentiated, upstream)
 
-    def _obeys_law(self, name: str, y: Tensor, grad: Tensor, *gradients: Tensor) -> None:
+    def _obeys_law(
+        self, name: str, call: Call, y: Tensor, grad: Tensor, *gradients: Tensor
+    ) -> None:
         if self.law is None:
             raise AssertionError(f"no law says what is right for {name} of {self.point.spec.name}")
-        self.law(self.inputs.x.detach(), y, grad, *gradients, **self.inputs.arguments)
+        self.law(call, self.inputs.x.detach(), y, grad, *gradients, **self.inputs.arguments)
 
-    def _reference(self, upstream: Tensor) -> Results:
-        """The reference's results, computed once where all providers have the same numbers."""
+    def _reference(self, upstream: Tensor, **options: Any) -> Results:
         spec = self.point.spec
-        if self._expected is None or spec.keyed:
-            arguments = dict(self.inputs.arguments)
-            if spec.keyed:
-                torch.manual_seed(SEED)
-                arguments["key"] = regops.random.new_key(self.inputs.x.device)
-            copies = reference_copies(spec, self.inputs.x, arguments)
-            self._expected = results(spec.reference, *copies, upstream=(upstream,))
-        return self._expected
+        arguments = dict(self.inputs.arguments)
+        if spec.keyed:
+            torch.manual_seed(SEED)
+            arguments["key"] = regops.random.new_key(self.inputs.x.device)
+        x, copied = reference_copies(spec, self.inputs.x, arguments)
+        return results(spec.reference, x, copied | options, upstream=(upstream,))
 
 
 def verify_copy(copy: Call, source: Tensor) -> None:

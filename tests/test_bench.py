@@ -152,6 +152,20 @@ def test_a_slow_provider_takes_part_in_fewer_rounds_but_enough() -> None:
     assert len(recorded["fast"].durations) == 3 * timing.MAX_STRIDE
 
 
+def test_a_provider_that_would_exceed_the_budget_gets_fewer_rounds() -> None:
+    seconds = {"short": 0.1, "long": 1.0}
+    current: list[str] = []
+    runs = {name: lambda name=name: current.append(name) for name in seconds}
+
+    def clock(run: timing.Run, repeats: int) -> float:
+        run()
+        return seconds[current[-1]]
+
+    recorded = timing.interleave(runs, clock, budget_s=2.0, min_rounds=7, max_rounds=40)
+    assert len(recorded["short"].durations) == 35
+    assert len(recorded["long"].durations) == timing.LEAST_ROUNDS
+
+
 def test_a_fast_call_is_repeated_to_fill_its_turn() -> None:
     def clock(run: timing.Run, repeats: int) -> float:
         return 1e-6 * repeats
@@ -175,22 +189,28 @@ def test_a_long_call_is_not_repeated_to_warm_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "state", "peak", "full_peak"),
+    ("call", "state", "peak", "full_peak", "extra"),
     [
         # Keeps its input, which was there before; backward holds output, cosine and gradient.
-        (lambda x: x.sin(), 0, 4000, 12000),
-        (lambda x: x.exp().sin(), 4000, 8000, 16000),  # keeps what exp returned
-        (lambda x: x.neg().neg(), 0, 8000, 12000),  # holds what the first returned, lets it go
-        (lambda x: spec.functional(x, 0.1), 16, 4016, 8016),  # keeps the key
+        (lambda x: x.sin(), 0, 4000, 12000, 4000),
+        (lambda x: x.exp().sin(), 4000, 8000, 16000, 8000),  # keeps what exp returned
+        (
+            lambda x: x.neg().neg(),
+            0,
+            8000,
+            12000,
+            4000,
+        ),  # holds what the first returned, lets it go
+        (lambda x: spec.functional(x, 0.1), 16, 4016, 8016, 16),  # keeps the key
     ],
 )
 def test_memory_is_what_the_allocator_gave(
-    call: Callable[[Tensor], Tensor], state: int, peak: int, full_peak: int
+    call: Callable[[Tensor], Tensor], state: int, peak: int, full_peak: int, extra: int
 ) -> None:
     inputs = Inputs(torch.randn(1000, requires_grad=True), {})
     call(inputs.x)
     found = memory(call, inputs)
-    assert (found.state, found.peak, found.full_peak) == (state, peak, full_peak)
+    assert dataclasses.astuple(found) == (peak, state, full_peak, extra)
 
 
 def test_the_others_share_is_all_work_less_ones_own(

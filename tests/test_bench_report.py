@@ -36,6 +36,7 @@ def entry(
             "others_cpu_share": 0.2 if size == "64k" else 0.01,
             "forward_peak_bytes": None if provider in CEILINGS else 4 * numel + 16,
             "forward_to_backward_bytes": None if provider in CEILINGS else 16,
+            "extra_bytes": None if provider in CEILINGS else 0,
             "full_peak_bytes": None if provider in CEILINGS else FULL_PEAK.get(provider, 0) * numel,
         },
     }
@@ -75,6 +76,23 @@ def loss_json(memory: float = 0.25) -> dict[str, Any]:
         facts = each["extra_info"]
         if facts["provider"] == "regops":
             facts["full_peak_bytes"] = int(memory * 16 * facts["numel"])
+    return benchmark_json() | {"benchmarks": benchmarks}
+
+
+def dropconnect_json(
+    rivals: dict[str, float] | None = None, extra: int = 4_000_000
+) -> dict[str, Any]:
+    """Of an op with a ceiling of its own, but not in every row; regops takes a second."""
+    medians = {"eager": 10.0, "regops": 1.0, "copy": 0.1, "linear": 0.9} | (rivals or {})
+    benchmarks = [
+        entry("full", size, 1 << 20, provider, seconds, "dropconnect_linear")
+        for size in ("256x4096-4096", "64x1024-1024-sample")
+        for provider, seconds in medians.items()
+        if provider != "linear" or size == "256x4096-4096"
+    ]
+    for each in benchmarks:
+        if each["extra_info"]["provider"] == "regops":
+            each["extra_info"]["extra_bytes"] = extra
     return benchmark_json() | {"benchmarks": benchmarks}
 
 
@@ -210,6 +228,50 @@ def test_a_size_may_be_a_shape() -> None:
     assert "linear_cross_entropy 4096x512x32768 float32" in line
     assert "eager 8 MiB at the peak of forward, 16 B kept for backward, 32 MiB" in line
     assert "regops 8 MiB at the peak of forward, 16 B kept for backward, 8 MiB" in line
+
+
+def test_a_ceiling_of_the_op_itself_goes_before_the_copy() -> None:
+    summary = summarize(dropconnect_json(), None)
+    batch, sample = summary.rows
+    assert (batch.ceiling, sample.ceiling) == ("linear", "copy")
+    for row, against in (
+        (batch, ("vs linear", "1.11x (90%)")),
+        (sample, ("vs copy", "10.00x (10%)")),
+    ):
+        shown = dict(zip(report.headings(row), report.cells(row), strict=True))
+        assert shown[against[0]] == against[1]
+        # No rival whom regops would have to beat.
+        assert set(report.rivals(row)) == {"eager", "compile"}
+    assert [table.title for table in report.tables(summary)] == ["dropconnect_linear, cpu"] * 2
+    page = report.html(summary)
+    assert "share of the linear's speed" in page.replace("&#x27;", "'")
+    assert "share of the copy's bandwidth" in page.replace("&#x27;", "'")
+    assert "(3.81 MiB beyond results)" in report.memory_lines(summary)[0]
+
+
+@pytest.mark.parametrize(
+    ("rivals", "extra", "missed"),
+    [
+        ({}, 4_000_000, 0),
+        ({}, 4_000_001, 2),  # in either mode
+        ({"linear": 0.83}, 0, 1),
+        ({"eager": 9.9}, 0, 1),
+        ({"eager": 2.9}, 0, 2),
+    ],
+)
+def test_the_gate_judges_dropconnect(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rivals: dict[str, float],
+    extra: int,
+    missed: int,
+) -> None:
+    assert run_gate(tmp_path, dropconnect_json(rivals, extra)) == bool(missed)
+    printed = capsys.readouterr().out
+    assert printed.count("MISS") == missed
+    assert f"{5 - missed} of 5 met" in printed
+    assert "at most 4 MB of memory beyond output and gradients" in printed
+    assert " MB  dropconnect_linear-full-float32-256x4096-4096-cpu" in printed
 
 
 def test_a_step_has_its_own_rivals_and_ceiling() -> None:

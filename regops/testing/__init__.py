@@ -101,12 +101,20 @@ class BenchCase:
         kwargs: As of `Case`.
         in_cache: True when input and output together are far smaller than the last-level cache, so
             that no share of memory bandwidth can be read from the time.
+        ceiling: Whose time is the least that can be hoped for: a copy's, of as many bytes as the op
+            must move, or that of one of the spec's `ceilings`.
+        elements: By which profiles choose. 0: those of the main input; more where that says little
+            of how long a call takes, as of a layer whose weights are larger.
+        dtypes: Those timed; by default all that the profile has.
     """
 
     name: str
     shape: tuple[int, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     in_cache: bool = False
+    ceiling: str = "copy"
+    elements: int = 0
+    dtypes: tuple[torch.dtype, ...] | None = None
 
     @property
     def numel(self) -> int:
@@ -153,6 +161,9 @@ class OpSpec:
             elements.
         rival_tolerance: For other providers than regops in benchmarks; by default `tolerance`.
         directions: What benchmarks time.
+        ceilings: What is left of the op without its regularization, by name: in benchmarks it shows
+            the least time that the op can take. Called as `eager` is; it must equal the reference
+            with `training=False`.
     """
 
     name: str
@@ -180,6 +191,7 @@ class OpSpec:
     opcheck_cases: tuple[str, ...] | None = None
     rival_tolerance: Mapping[torch.dtype, Tolerance] | None = None
     directions: tuple[Direction, ...] = ("forward", "backward", "full")
+    ceilings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def _modules() -> list[ModuleType]:

@@ -31,6 +31,11 @@ def _eager(
     return output if bias is None else output + bias
 
 
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
+    """The layer without its masks."""
+    return functional.linear(input, weight, bias)
+
+
 def _arguments(
     case: Case | BenchCase, dtype: torch.dtype, device: torch.device | str
 ) -> dict[str, Any]:
@@ -127,6 +132,33 @@ def _bytes_moved(case: BenchCase, itemsize: int, direction: Direction) -> int:
     return {"forward": forward, "backward": backward}.get(direction, forward + backward) * itemsize
 
 
+def _batch_bench_case(
+    rows: int, features: int, elements: int = 0, in_cache: bool = False
+) -> BenchCase:
+    """Of as many inputs as outputs."""
+    return BenchCase(
+        f"{rows}x{features}-{features}",
+        (rows, features),
+        {"out": features, "p": 0.5},
+        in_cache=in_cache,
+        ceiling="linear",
+        elements=elements or features**2,
+    )
+
+
+def _sample_bench_case(rows: int, features: int) -> BenchCase:
+    """A linear layer is no ceiling here: its weights meet all examples at once, these but one."""
+    return BenchCase(
+        f"{rows}x{features}-{features}-sample",
+        (rows, features),
+        {"out": features, "p": 0.5, "mask": "sample"},
+        in_cache=True,
+        # A decision takes a quarter of the time of an element that is read and written.
+        elements=max(rows * features**2 // 4, 1 << 16),
+        dtypes=(torch.float32,),  # eager alone takes half a minute a type
+    )
+
+
 spec = OpSpec(
     name="dropconnect_linear",
     functional=regops.functional.dropconnect_linear,
@@ -149,9 +181,15 @@ spec = OpSpec(
         Case("threads-sample", (33, 260), {**_SAMPLE, "out": 70, "drop_bias": True}),
     ),
     bench_cases=(
-        BenchCase("8x4096-4096", (8, 4096), {"out": 4096, "p": 0.5}),
-        BenchCase("256x4096-4096", (256, 4096), {"out": 4096, "p": 0.5}),
-        BenchCase("64x1024-1024-sample", (64, 1024), {"out": 1024, "p": 0.5, "mask": "sample"}),
+        _batch_bench_case(32, 64, in_cache=True),
+        _batch_bench_case(256, 256, in_cache=True),
+        _batch_bench_case(8, 4096),
+        _batch_bench_case(256, 4096),
+        # Minutes on a CPU: beyond what profiles time there.
+        _batch_bench_case(64, 4096, elements=1 << 28),
+        _batch_bench_case(2048, 4096, elements=1 << 28),
+        _sample_bench_case(32, 64),
+        _sample_bench_case(64, 1024),
     ),
     tolerance=_tolerances(),
     bytes_moved=_bytes_moved,
@@ -174,4 +212,5 @@ spec = OpSpec(
         "transposed-batch",
         "weight-transposed-sample",
     ),
+    ceilings={"linear": _linear},
 )
