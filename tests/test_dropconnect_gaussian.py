@@ -45,9 +45,8 @@ def _assert_near(got: Tensor, wanted: Tensor, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("drop_bias", [False, True])
-@pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("p", [0.0, 3e-6, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize(("with_bias", "drop_bias"), [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("p", [0.0, 3e-6, 0.3, 0.99])
 def test_moments_match_reference(
     p: float, with_bias: bool, drop_bias: bool, dtype: torch.dtype
 ) -> None:
@@ -126,7 +125,6 @@ def test_moments_gradcheck(drop_bias: bool) -> None:
 # ---- inference -----------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("cpu_capability")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [(), (5,), (2, 3), (0,)])
 @pytest.mark.parametrize("drop_bias", [False, True])
@@ -204,6 +202,7 @@ def test_the_module_infers_by_its_options() -> None:
 # ---- normal_like ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("cpu_capability")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 1001)])
 def test_normal_like(shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -113,8 +113,8 @@ def test_one_weight_in_a_million(mask: str, p: float, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.usefixtures("cpu_capability")
-@pytest.mark.parametrize("value", [inf, -inf, nan])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [inf, nan])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @by_mode
 def test_nonfinite_weights_vanish_where_they_are_dropped(
     mask: str, dtype: torch.dtype, value: float

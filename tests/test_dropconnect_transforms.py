@@ -51,10 +51,10 @@ def test_gradcheck_of_each_subset(options: dict[str, Any], learned: tuple[bool, 
     def call(*tensors: Tensor) -> Tensor:
         return _call(*tensors, **options)
 
-    assert torch.autograd.gradcheck(call, layer, check_forward_ad=True)
+    assert torch.autograd.gradcheck(call, layer, check_forward_ad=True, fast_mode=True)
     # The output is linear in each argument: of one alone the gradient is a constant.
     if sum(learned[:2]) > 1:
-        assert torch.autograd.gradgradcheck(call, layer)
+        assert torch.autograd.gradgradcheck(call, layer, fast_mode=True)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
@@ -68,7 +68,9 @@ def test_gradgradcheck_where_nothing_is_random(mask: str, p: float) -> None:
     assert torch.autograd.gradgradcheck(call, _layer())
 
 
-@pytest.mark.parametrize("wanted", list(product([False, True], repeat=3))[1:])
+@pytest.mark.parametrize(
+    "wanted", [(True, False, False), (False, True, False), (False, False, True), (True, True, True)]
+)
 @by_mode
 def test_each_gradient_of_the_backward_op_is_differentiable(
     mask: str, wanted: tuple[bool, ...]
@@ -82,19 +84,19 @@ def test_each_gradient_of_the_backward_op_is_differentiable(
         )
         return tuple(one for one, asked in zip(found, wanted, strict=True) if asked)
 
-    assert torch.autograd.gradcheck(call, (upstream, x, weight))
-    assert torch.autograd.gradgradcheck(call, (upstream, x, weight))
+    assert torch.autograd.gradcheck(call, (upstream, x, weight), fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, (upstream, x, weight), fast_mode=True)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_third_derivative(options: dict[str, Any]) -> None:
+@by_mode
+def test_third_derivative(mask: str) -> None:
     def second(*tensors: Tensor) -> tuple[Tensor, ...]:
-        output = _call(*tensors, **options)
+        output = _call(*tensors, mask=mask, drop_bias=True)
         first = torch.autograd.grad(output.pow(3).sum(), tensors, create_graph=True)
         total = sum(one.square().sum() for one in first)
         return torch.autograd.grad(total, tensors, create_graph=True)
 
-    assert torch.autograd.gradcheck(second, _layer((2,)))
+    assert torch.autograd.gradcheck(second, _layer((2,)), fast_mode=True)
 
 
 # ---- torch.func ----------------------------------------------------------------------------------
