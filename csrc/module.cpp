@@ -204,6 +204,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("dropconnect_linear", &regops::dropconnect_linear_eager, py::arg("input"),
         py::arg("weight"), py::arg("bias"), py::arg("p"), py::arg("training"), py::arg("mask"),
         py::arg("drop_bias"), py::arg("key"), py::arg("generator"));
+  m.def("check_dropconnect_linear", &regops::check_dropconnect_linear_eager, py::arg("input"),
+        py::arg("weight"), py::arg("bias"), py::arg("p"), py::arg("training"), py::arg("mask"),
+        py::arg("key"), py::arg("generator"));
   m.def("dropconnect_moments", &regops::dropconnect_moments, py::arg("input"), py::arg("weight"),
         py::arg("bias"), py::arg("p"), py::arg("drop_bias"));
   m.def("cross_entropy", &regops::Unpacked<&regops::cross_entropy_eager>::call);

@@ -23,6 +23,16 @@ def dropconnect_linear(
     key: Tensor | None,
     generator: Generator | None,
 ) -> Tensor: ...
+def check_dropconnect_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    p: float,
+    training: bool,
+    mask: str,
+    key: Tensor | None,
+    generator: Generator | None,
+) -> None: ...
 def dropconnect_moments(
     input: Tensor, weight: Tensor, bias: Tensor | None, p: float, drop_bias: bool
 ) -> tuple[Tensor, Tensor]: ...

@@ -272,7 +272,15 @@ def test_unknown_dtype_is_an_error_not_a_launch() -> None:
 def test_every_kernel_has_been_executed(request: pytest.FixtureRequest) -> None:
     require_nvcc()
     collected = {item.path.name for item in request.session.items}
-    ops = ("cuda", "cross_entropy", "grad_norm", "optimizer_step", "optimizer_step_strided")
+    ops = (
+        "cuda",
+        "cross_entropy",
+        "dropconnect",
+        "dropconnect_mma",
+        "grad_norm",
+        "optimizer_step",
+        "optimizer_step_strided",
+    )
     files = {*(f"{name}_interpreted" for name in ops), "philox", "random"}
     if not {f"test_{name}.py" for name in files} <= collected:
         pytest.skip("only a part of the tests was asked for")

@@ -257,6 +257,8 @@ def test_missing_nvcc_skips_with_a_reason(monkeypatch):
         require_nvcc()
 
 
+PRODUCT = "mma.sync.aligned.m16n8k16"
+MATRICES = "{f, f, f, f}, {r, r, r, r}, {r, r}, {f, f, f, f}"
 UNKNOWN = [
     ("wibble.f32 f, f;", "unknown instruction `wibble.f32 f, f`"),
     ("add.wibble.f32 f, f, f;", "unknown modifier .wibble"),
@@ -272,6 +274,14 @@ UNKNOWN = [
     ("cp.async.wait_all;", "unknown instruction `cp"),
     ("call helper, (r);", "not inlined is not supported: `call helper"),
     ("{ .param .b32 a; st.param.b32 [a], r; }", "not inlined is not supported: `st.param"),
+    (f"{PRODUCT}.row.col.f32.bf16.f16.f32 {MATRICES};", "unknown types of matrices"),
+    (f"{PRODUCT}.row.col.f16.f16.f16.f16 {MATRICES};", "unknown types of matrices"),
+    (f"{PRODUCT}.row.col.f32.e4m3.e4m3.f32 {MATRICES};", "expected a type"),
+    (f"{PRODUCT}.col.col.f32.f16.f16.f32 {MATRICES};", "expected one of .row"),
+    (f"{PRODUCT}.row.col.wibble.f32.f16.f16.f32 {MATRICES};", "unknown modifier .wibble"),
+    (f"{PRODUCT}.row.col.f32.f16.f16.f32 {{f, f}}, r, r, r;", "expected 4 registers in operand 1"),
+    ("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 f, r, r, f;", "expected one of .m16n8k16"),
+    ("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {r, r}, [r];", "unknown instruction `ldmatrix"),
     (".wibble 3;", "unknown statement"),
     ("@p .wibble;", "unknown statement"),
     ("add.f32 f, f, 0d3ff0000000000000;", "immediate 0d3ff0000000000000"),

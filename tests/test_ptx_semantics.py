@@ -74,6 +74,17 @@ def saturated_sum(a, b):
     return max(-(2**31), min(2**31 - 1, signed(a) + signed(b))) & WORD
 
 
+def dot_product(shift, bias):
+    """dp2a on the bytes of b from a bit on; halves of a are signed with a bias of 2^15."""
+
+    def reference(a, b, c):
+        halves = [((a >> k & 0xFFFF) ^ bias) - bias for k in (0, 16)]
+        pair = [b >> shift + k & 0xFF for k in (0, 8)]
+        return c + sum(x * y for x, y in zip(halves, pair, strict=True)) & WORD
+
+    return reference
+
+
 def on_pairs(kind, function):
     """An operation on the lower and on the upper halves of words."""
     one = on_16(kind, function)
@@ -213,6 +224,8 @@ OPERATIONS = [
     Operation(
         "multiply_add_high", U, (u32, u32, u32), elements(lambda a, b, c: (a * b >> 32) + c & WORD)
     ),
+    Operation("dot_product_low", U, (u32, u32, u32), elements(dot_product(0, 0))),
+    Operation("dot_product_signed", U, (u32, u32, u32), elements(dot_product(16, 2**15))),
     Operation("octal_constant", U, (u32,), lambda a: a + U(8)),
     Operation("is_subnormal", U, (floats,), lambda a: (np.abs(a) < 2.0**-126) & (a != 0)),
 ]

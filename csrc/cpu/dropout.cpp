@@ -83,7 +83,7 @@ static void run(const T* x, T* y, uint64_t first_index, int64_t n, Key key,
   int64_t skip = first_index % kPerBlock;
   for (int64_t i = 0; i < n;) {
     prefetch_lines(x + i, kGroup * sizeof(T));
-    if (skip + n - i <= kLanes * kPerBlock) {  // a short run, or the end of a long one
+    if (skip + n - i <= kPhiloxLanes * kPerBlock) {  // a short run, or the end of a long one
       fill_blocks<1>(key, block, bits);
     } else {
       fill_blocks<kFillChains>(key, block, bits);
@@ -125,7 +125,7 @@ constexpr int kTileColumns = 512;  // 1 KiB of half-words, and 1-4 KiB of each r
 
 // words[c] bit r: is the element in row r of column c kept? Lanes are columns; the logical index of
 // column c's first row is first_index + c column_logical, in any phase to the blocks of random
-// bits. Writes whole vectors: `words` has room for columns rounded up to kLanes.
+// bits. Writes whole vectors: `words` has room for columns rounded up to kPhiloxLanes.
 template <bool kFine, bool kAligned>
 static void keep_words(uint64_t first_index, int64_t column_logical, int64_t columns, Key key,
                        uint32_t threshold, uint16_t* words) {
@@ -133,8 +133,8 @@ static void keep_words(uint64_t first_index, int64_t column_logical, int64_t col
   constexpr int kBlocks = kTileRows / kPerBlock + (kAligned ? 0 : 1);  // one more, for the phase
   const Lanes least = Lanes{} + threshold;
   Lanes index;
-  for (int l = 0; l < kLanes; ++l) index[l] = first_index + l * column_logical;
-  for (int64_t c = 0; c < columns; c += kLanes) {
+  for (int l = 0; l < kPhiloxLanes; ++l) index[l] = first_index + l * column_logical;
+  for (int64_t c = 0; c < columns; c += kPhiloxLanes) {
     Lanes counter[kBlocks];
     for (int b = 0; b < kBlocks; ++b) counter[b] = index / kPerBlock + b;
     PhiloxLanes random[kBlocks];
@@ -152,8 +152,8 @@ static void keep_words(uint64_t first_index, int64_t column_logical, int64_t col
       }
     }
     keep >>= index % kPerBlock;
-    for (int l = 0; l < kLanes; ++l) words[c + l] = static_cast<uint16_t>(keep[l]);
-    index += kLanes * column_logical;
+    for (int l = 0; l < kPhiloxLanes; ++l) words[c + l] = static_cast<uint16_t>(keep[l]);
+    index += kPhiloxLanes * column_logical;
   }
 }
 
@@ -205,7 +205,7 @@ void philox_block(uint64_t key, uint64_t counter_low, uint64_t counter_high, uin
   const Lanes counter[1] = {Lanes{} + counter_low};
   PhiloxLanes lanes[1];
   philox_lanes<1>(key, counter, counter_high, lanes);
-  for (int w = 0; w < 4; ++w) word[w] = static_cast<uint32_t>(lanes[0].word[w][kLanes - 1]);
+  for (int w = 0; w < 4; ++w) word[w] = static_cast<uint32_t>(lanes[0].word[w][kPhiloxLanes - 1]);
 }
 
 void variate_blocks(Key key, uint64_t first, uint32_t words[4 * kVariateBlocks]) {

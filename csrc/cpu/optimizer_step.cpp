@@ -40,8 +40,12 @@ namespace regops::cpu::REGOPS_ISA {
 // Rows that max_norm limits are computed twice: for their norm, then to be stored. The random
 // numbers are the same both times, and the second time the row is mostly in the cache.
 template <class Real, class Blocks>
-static void run_rows(const StepOptions& options, const StepTensors& tensors, int64_t begin,
-                     int64_t end, Blocks blocks) {
+static void over_blocks(const StepOptions& options, const StepTensors& tensors, int64_t begin,
+                        int64_t end, Blocks blocks) {
+  if (!limits_rows(options, tensors)) {
+    blocks(begin, end, Pass::plain, Real(1));
+    return;
+  }
   for (int64_t row = begin; row < end; row += tensors.row) {
     const double squares = blocks(row, row + tensors.row, Pass::measure, Real(1));
     const Real factor = static_cast<Real>(row_factor(squares, options.max_norm));
@@ -64,11 +68,7 @@ static void run(const StepOptions& options, const StepTensors& tensors, const St
     }
     return squares;
   };
-  if (limits_rows(options, tensors)) {
-    run_rows<Real>(options, tensors, begin, end, blocks);
-  } else {
-    blocks(begin, end, Pass::plain, Real(1));
-  }
+  over_blocks<Real>(options, tensors, begin, end, blocks);
 }
 
 template <class Real>
@@ -88,11 +88,7 @@ static void run_strided(const StepOptions& options, const StepTensors& tensors,
     }
     return squares;
   };
-  if (limits_rows(options, tensors)) {
-    run_rows<Real>(options, tensors, begin, end, blocks);
-  } else {
-    blocks(begin, end, Pass::plain, Real(1));
-  }
+  over_blocks<Real>(options, tensors, begin, end, blocks);
 }
 
 void optimizer_step_run(const StepOptions& options, const StepTensors& tensors,

@@ -7,7 +7,7 @@
 
 namespace regops::cpu::REGOPS_ISA {
 
-constexpr int kLanes = REGOPS_VECTOR_BYTES / 8;
+constexpr int kPhiloxLanes = REGOPS_VECTOR_BYTES / 8;
 typedef uint64_t Lanes __attribute__((vector_size(REGOPS_VECTOR_BYTES)));
 
 // (a mod 2^32) * (b mod 2^32)
@@ -86,19 +86,25 @@ static inline __attribute__((always_inline)) void philox_lanes(uint64_t key,
 }
 
 constexpr int kFillChains = 4;
-constexpr int kFillBlocks = kFillChains * kLanes;
+constexpr int kFillBlocks = kFillChains * kPhiloxLanes;
 
-// The kChains * kLanes blocks of 16 bytes first, first + 1, ... of a key's stream, in memory order.
+// Which of kPhiloxLanes blocks lane l computes: (l mod 2) kPhiloxLanes/2 + l div 2, so that pairing
+// up the even lanes gives the first half of the blocks in order and the odd lanes the second.
+static inline __attribute__((always_inline)) Lanes block_order() {
+  Lanes order;
+  for (int l = 0; l < kPhiloxLanes; ++l) order[l] = (l % 2) * (kPhiloxLanes / 2) + l / 2;
+  return order;
+}
+
+// The kChains * kPhiloxLanes blocks of 16 bytes first, first + 1, ... of a key's stream, in memory
+// order.
 template <int kChains>
 static inline __attribute__((always_inline)) void fill_blocks(Key key, uint64_t first,
                                                               void* blocks) {
-  // Lane l computes block (l mod 2) kLanes/2 + l div 2, so that pairing up the even lanes gives the
-  // first half of the blocks in order and the odd lanes the second.
-  Lanes order;
-  for (int l = 0; l < kLanes; ++l) order[l] = (l % 2) * (kLanes / 2) + l / 2;
+  const Lanes order = block_order();
   Lanes counter[kChains];
 #pragma GCC unroll 8
-  for (int u = 0; u < kChains; ++u) counter[u] = order + (first + u * kLanes);
+  for (int u = 0; u < kChains; ++u) counter[u] = order + (first + u * kPhiloxLanes);
   PhiloxLanes lanes[kChains];
   philox_lanes<kChains>(key.seed ^ kDomainVariates, counter, key.offset, lanes);
 #pragma GCC unroll 8

@@ -23,7 +23,6 @@ struct Scratch {
   alignas(64) Real second[kStepBlock];
   alignas(64) Real largest[kStepBlock];
   alignas(64) Real image[kStepBlock];  // the weight as its parameter holds it
-  alignas(64) Real ema[kStepBlock];
   alignas(64) uint32_t random[kStepWords];
 };
 
@@ -227,7 +226,7 @@ class Step {
   // as elsewhere, 0.49. False where it does not apply.
   bool update_rounded(const StepTensors& tensors, Real* w, const Real* g, int64_t begin, int64_t n,
                       Real factor) const {
-    constexpr int64_t kGroup = 8 * kLanes;
+    constexpr int64_t kGroup = 8 * kPhiloxLanes;
     const uint64_t first = tensors.first_index + begin;
     if (!rounds_in_update(tensors) || n % kGroup != 0) return false;
     if constexpr (std::is_same_v<Real, float>) {

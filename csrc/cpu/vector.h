@@ -41,6 +41,18 @@ static inline __attribute__((always_inline)) void store(Real* to, Vector<Real> v
   std::memcpy(to, &vector, sizeof vector);
 }
 
+#if REGOPS_VECTOR_BYTES == 32
+// Lanes below `count` set.
+template <class Real>
+static inline __attribute__((always_inline)) __m256i first_lanes(int64_t count) {
+  using Lane = std::conditional_t<std::is_same_v<Real, float>, int32_t, int64_t>;
+  typedef Lane Signed __attribute__((vector_size(32)));
+  Signed lane;
+  for (int l = 0; l < kLanes<Real>; ++l) lane[l] = l;
+  return (__m256i)(lane < Signed{} + static_cast<Lane>(count));
+}
+#endif
+
 // The first `count` elements, then `fill`: reads nothing behind them.
 template <class Real>
 static inline __attribute__((always_inline)) Vector<Real> load_part(const Real* from, int64_t count,
@@ -52,10 +64,42 @@ static inline __attribute__((always_inline)) Vector<Real> load_part(const Real* 
   } else {
     return (Vector<Real>)_mm512_mask_loadu_pd((__m512d)splat(fill), lanes, from);
   }
+#elif REGOPS_VECTOR_BYTES == 32
+  const __m256i lanes = first_lanes<Real>(count);
+  if constexpr (std::is_same_v<Real, float>) {
+    return (Vector<Real>)_mm256_blendv_ps((__m256)splat(fill), _mm256_maskload_ps(from, lanes),
+                                          (__m256)lanes);
+  } else {
+    return (Vector<Real>)_mm256_blendv_pd((__m256d)splat(fill), _mm256_maskload_pd(from, lanes),
+                                          (__m256d)lanes);
+  }
 #else
   Real values[kLanes<Real>];
   for (int i = 0; i < kLanes<Real>; ++i) values[i] = i < count ? from[i] : fill;
   return load(values);
+#endif
+}
+
+// The first `count` lanes, and nothing behind them.
+template <class Real>
+static inline __attribute__((always_inline)) void store_part(Real* to, int64_t count,
+                                                             Vector<Real> vector) {
+#if REGOPS_VECTOR_BYTES == 64
+  const uint32_t lanes = (1u << count) - 1u;
+  if constexpr (std::is_same_v<Real, float>) {
+    _mm512_mask_storeu_ps(to, lanes, (__m512)vector);
+  } else {
+    _mm512_mask_storeu_pd(to, lanes, (__m512d)vector);
+  }
+#elif REGOPS_VECTOR_BYTES == 32
+  const __m256i lanes = first_lanes<Real>(count);
+  if constexpr (std::is_same_v<Real, float>) {
+    _mm256_maskstore_ps(to, lanes, (__m256)vector);
+  } else {
+    _mm256_maskstore_pd(to, lanes, (__m256d)vector);
+  }
+#else
+  for (int i = 0; i < count; ++i) to[i] = vector[i];
 #endif
 }
 
@@ -111,6 +155,19 @@ struct HalfOf {
 template <class V>
 static inline __attribute__((always_inline)) typename HalfOf<V>::Type half_of(V vector,
                                                                               bool second) {
+  // By an instruction: a vector whose bytes are copied stays in memory wherever it is used before.
+#if REGOPS_VECTOR_BYTES == 64
+  if constexpr (sizeof(V) == 64) {
+    return (typename HalfOf<V>::Type)(second ? _mm512_extractf64x4_pd((__m512d)vector, 1)
+                                             : _mm512_castpd512_pd256((__m512d)vector));
+  }
+#endif
+#if REGOPS_VECTOR_BYTES >= 32
+  if constexpr (sizeof(V) == 32) {
+    return (typename HalfOf<V>::Type)(second ? _mm256_extractf128_pd((__m256d)vector, 1)
+                                             : _mm256_castpd256_pd128((__m256d)vector));
+  }
+#endif
   typename HalfOf<V>::Type half;
   std::memcpy(&half, reinterpret_cast<const char*>(&vector) + second * sizeof half, sizeof half);
   return half;

@@ -5,18 +5,10 @@
 #include <cuda_runtime.h>
 
 #include "cross_entropy_call.h"
+#include "cuda/current_device.h"
 #include "cuda/grid.h"
 
 namespace regops {
-
-// What the choice of a kernel depends on.
-struct CudaDevice {
-  int capability;  // as in 90
-  int multiprocessors;
-};
-
-// The current device; asked for once.
-CudaDevice current_cuda_device();
 
 // Whether a row of class indices fits into the registers of a block, or of a cluster of blocks.
 bool cross_entropy_fits_on_chip(const CrossEntropyCall& call);

@@ -21,16 +21,6 @@ constexpr int kClusterThreads = 512;  // two blocks of 64 KiB on a multiprocesso
                                       // load while the other waits for its cluster
 constexpr unsigned kMostBlocks = 8;   // of a cluster; more than 8 are not portable
 
-// Whether the code that a device runs, that of the newest architecture which it supports, has
-// clusters.
-bool clusters_work(int capability) {
-  int newest = 0;
-  for (const int architecture : {__CUDA_ARCH_LIST__}) {
-    if (architecture <= 10 * capability && architecture > newest) newest = architecture;
-  }
-  return newest >= 900;
-}
-
 constexpr __host__ __device__ int block_threads(int threads) {
   return threads < 128 ? 128 : threads;
 }

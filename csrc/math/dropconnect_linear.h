@@ -30,7 +30,11 @@ REGOPS_HOST_DEVICE uint64_t dropconnect_index(int64_t sample, int64_t out, int64
 // no weight reaches.
 constexpr uint64_t kDropConnectBiasIndex = uint64_t{1} << 63;
 
-// Variance of a weight's mask with its scale: p / (1 - p) for the p in force.
-inline double dropconnect_variance(const DropoutRule& rule) { return rule.scale_f64 - 1.0; }
+// Variance of a weight's mask with its scale: p / (1 - p) for the p in force. scale - 1, which it
+// equals, would lose 17 of 53 bits at p = 2^-17.
+REGOPS_HOST_DEVICE double dropconnect_variance(const DropoutRule& rule) {
+  const double range = rule.fine ? 4294967296.0 : 65536.0;
+  return rule.threshold / (range - rule.threshold);
+}
 
 }  // namespace regops

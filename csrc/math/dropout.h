@@ -67,7 +67,7 @@ REGOPS_HOST_DEVICE uint32_t dropout_keep_bits(Key key, uint64_t group, uint32_t 
 #endif
     for (int k = 0; k < 4; ++k) {
       keep |= static_cast<uint32_t>((block.word[k] & 0xFFFFu) >= threshold) << (2 * k);
-      keep |= static_cast<uint32_t>((block.word[k] >> 16) >= threshold) << (2 * k + 1);
+      keep |= static_cast<uint32_t>(block.word[k] >= threshold << 16) << (2 * k + 1);
     }
   }
   return keep;

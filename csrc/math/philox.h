@@ -32,6 +32,18 @@ struct PhiloxBlock {
   uint32_t word[4];
 };
 
+// On the device by name: nvcc 13 widens the rounds to 64 bits and takes products of 64-bit numbers,
+// which add a zero each, 20 instructions a block beside the 40 that it takes.
+REGOPS_HOST_DEVICE uint64_t philox_product(uint32_t a, uint32_t b) {
+#ifdef __CUDA_ARCH__
+  uint64_t product;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+#else
+  return static_cast<uint64_t>(a) * b;
+#endif
+}
+
 REGOPS_HOST_DEVICE PhiloxBlock philox4x32(uint64_t key, uint64_t counter_low,
                                           uint64_t counter_high) {
   uint32_t c0 = static_cast<uint32_t>(counter_low);
@@ -45,8 +57,8 @@ REGOPS_HOST_DEVICE PhiloxBlock philox4x32(uint64_t key, uint64_t counter_low,
 #endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
     // c <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
-    const uint64_t product0 = static_cast<uint64_t>(kPhiloxMultiplier0) * c0;
-    const uint64_t product1 = static_cast<uint64_t>(kPhiloxMultiplier1) * c2;
+    const uint64_t product0 = philox_product(kPhiloxMultiplier0, c0);
+    const uint64_t product1 = philox_product(kPhiloxMultiplier1, c2);
     c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<uint32_t>(product1);
     c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;

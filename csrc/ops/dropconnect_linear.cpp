@@ -18,6 +18,7 @@
 
 #include "ops/arguments.h"
 #include "ops/dropconnect_products.h"
+#include "ops/output.h"
 #include "ops/random.h"
 
 namespace regops {
@@ -80,7 +81,7 @@ Tensor dropconnect_linear(const Tensor& input, const Tensor& weight, const Optio
   check(input, weight, bias, p, key, mask);
   const Below below(input);
   const Tensor x = rows_of(input);
-  const Tensor output = at::empty({x.size(0), weight.size(0)}, input.options());
+  const Tensor output = with_large_pages(at::empty({x.size(0), weight.size(0)}, input.options()));
   const Tensor result = output.view_symint(shape_of_rows(input, weight.size(0)));
   if (output.numel() == 0) return result;
   if (p == 0.0 || p == 1.0 || x.size(1) == 0) {  // nothing to mask
@@ -136,6 +137,7 @@ Gradients dropconnect_linear_backward(const Tensor& grad_output, const Tensor& i
   const Below below(input);
   const Gradients gradients = empty_gradients(input, weight, wanted);
   const auto& [of_input, of_weight, of_bias] = gradients;
+  for (const Tensor& gradient : {of_input, of_weight}) with_large_pages(gradient);
   const Tensor x = rows_of(input), dy = rows_of(grad_output);
   const Tensor dx = wanted[0] ? rows_of(of_input) : Tensor();
   const Tensor dw = wanted[1] ? of_weight : Tensor();
@@ -382,22 +384,39 @@ c10::SymDimVector shape_of_rows(const Tensor& input, const c10::SymInt& features
   return shape;
 }
 
+// Symbolic sizes, since compilers trace the moments' backward: a number would be one graph a batch.
 Tensor rows_of(const Tensor& input) {
-  int64_t rows = 1;
-  for (const int64_t size : input.sizes().slice(0, input.dim() - 1)) rows *= size;
-  return input.reshape({rows, input.size(-1)});
+  c10::SymInt rows = 1;
+  for (const c10::SymInt& size : input.sym_sizes().slice(0, input.dim() - 1)) rows *= size;
+  return input.reshape_symint({rows, input.sym_size(-1)});
+}
+
+void check_dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
+                                    const OptionalTensor& bias, double p, bool training,
+                                    std::string_view mask, const OptionalTensor& key,
+                                    const std::optional<at::Generator>& generator) {
+  check_p(kName, p);
+  is_per_sample(mask);
+  TORCH_CHECK_VALUE(!key || !generator, "regops.", kName,
+                    ": expected key or generator, got both: a key needs no generator");
+  if (key) check_key(kName, *key, input);
+  const c10::DeviceType device = input.device().type();
+  const bool casts = (device == at::kCPU || device == at::kCUDA) &&  // others are not known to ask
+                     at::autocast::is_autocast_enabled(device);
+  // torch's own layer takes more types, and autocast makes one of several.
+  if (!training || p == 0.0 || casts) {
+    check_linear_shapes(kName, input, weight, bias);
+  } else {
+    check_linear(kName, input, weight, bias);
+  }
 }
 
 Tensor dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
                                 const OptionalTensor& bias, double p, bool training,
                                 std::string_view mask, bool drop_bias, const OptionalTensor& key,
                                 const std::optional<at::Generator>& generator) {
-  check_p(kName, p);
-  is_per_sample(mask);
-  TORCH_CHECK_VALUE(!key || !generator, "regops.", kName,
-                    ": expected key or generator, got both: a key needs no generator");
-  if (key) check_key(kName, *key, input);
-  check_linear_shapes(kName, input, weight, bias);
+  // Before a key is drawn: a call that fails leaves the generator as it was.
+  check_dropconnect_linear_eager(input, weight, bias, p, training, mask, key, generator);
   if (!training || p == 0.0) return at::linear(input, weight, bias);
   // p = 1 drops all: no random number is needed, and as in dropout none is drawn.
   const Tensor used = key        ? *key

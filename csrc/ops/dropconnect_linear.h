@@ -33,6 +33,12 @@ at::Tensor dropconnect_linear_eager(const at::Tensor& input, const at::Tensor& w
                                     const OptionalTensor& key,
                                     const std::optional<at::Generator>& generator);
 
+// Its checks, for where the binding does not do the rest.
+void check_dropconnect_linear_eager(const at::Tensor& input, const at::Tensor& weight,
+                                    const OptionalTensor& bias, double p, bool training,
+                                    std::string_view mask, const OptionalTensor& key,
+                                    const std::optional<at::Generator>& generator);
+
 // regops::dropconnect_moments, through the dispatcher.
 std::tuple<at::Tensor, at::Tensor> dropconnect_moments(const at::Tensor& input,
                                                        const at::Tensor& weight,

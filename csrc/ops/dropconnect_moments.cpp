@@ -205,6 +205,8 @@ std::tuple<Tensor, Tensor> dropconnect_moments(const Tensor& input, const Tensor
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("regops::dropconnect_moments", "")
                              .typed<decltype(dropconnect_moments)>();
+  check_strided(kName, "input", input);  // for which the dispatcher would list its backends
+  check_strided(kName, "weight", weight);
   return op.call(input, weight, bias, p, drop_bias);
 }
 

@@ -79,10 +79,10 @@ void fill_panel(const DropConnectWeights& w, int64_t row, int64_t column, const 
   const int64_t rows = panel.size(0), columns = panel.size(1), in_features = w.weight.size(1);
   const bool in_lines = w.weight.stride(1) == 1 || in_features == 1;
   const Tensor part = w.weight.narrow(0, row, rows).narrow(1, column, columns);
-  const bool whole = columns == in_features && part.is_contiguous();
   const uint64_t first = dropconnect_index(0, row, column, 0, in_features);
 #ifdef REGOPS_WITH_CUDA
   if (panel.is_cuda()) {  // panels of whole rows
+    const bool whole = part.is_contiguous();
     if (!whole) panel.copy_(part);
     mask_cuda(whole ? part.const_data_ptr() : panel.const_data_ptr(), panel, first, w.rule, w.key);
     return;

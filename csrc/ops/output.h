@@ -15,13 +15,12 @@ namespace regops {
 // From this size on an output is not expected in the cache when it is next read.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
-// An uninitialised tensor with the layout that torch's elementwise ops would give it.
+// Prepares memory that was just allocated for its first writes.
 //
 // From 32 MiB on, malloc hands out fresh pages every time, and the first write to each 4 KiB page
 // costs a fault: more than all else that a memory-bound op does. Asking for 2 MiB pages leaves
 // 1/512 of the faults. Where the system refuses, no harm.
-inline at::Tensor empty_output(const at::Tensor& input) {
-  at::Tensor output = at::empty_like(input);
+inline at::Tensor with_large_pages(at::Tensor output) {
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
   constexpr size_t kAlwaysFresh = size_t{32} << 20;
@@ -33,6 +32,11 @@ inline at::Tensor empty_output(const at::Tensor& input) {
   }
 #endif
   return output;
+}
+
+// An uninitialised tensor with the layout that torch's elementwise ops would give it.
+inline at::Tensor empty_output(const at::Tensor& input) {
+  return with_large_pages(at::empty_like(input));
 }
 
 }  // namespace regops

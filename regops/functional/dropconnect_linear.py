@@ -16,8 +16,7 @@ from regops._errors import wrong_types
 from regops._transforms import stack, transform_active
 from regops.functional.dropconnect_moments import dropconnect_moments
 from regops.random import key_like
-from regops.reference.dropconnect_linear import BIAS_INDEX, masked_linear
-from regops.reference.dropout import keep_mask
+from regops.reference.dropconnect_linear import masked_linear
 
 
 def dropconnect_linear(
@@ -108,14 +107,19 @@ def dropconnect_linear(
             f"regops.dropconnect_linear: expected inference 'mean' or 'gaussian', got {inference!r}"
         )
     count = _count(samples)
-    if not training and inference == "gaussian":
-        return _gaussian(input, weight, bias, p, drop_bias, count, key, generator)
-    if torch.compiler.is_compiling() or transform_active():
+    gaussian = not training and inference == "gaussian"
+    if torch.compiler.is_compiling():
+        _check_options(p, mask, key, generator)
+        if gaussian:
+            return _gaussian(input, weight, bias, p, drop_bias, count, key, generator)
         return _composed(input, weight, bias, p, training, mask, drop_bias, key, generator)
     try:
-        return _C.dropconnect_linear(
-            input, weight, bias, p, training, mask, drop_bias, key, generator
-        )
+        if not gaussian and not transform_active():
+            return _C.dropconnect_linear(
+                input, weight, bias, p, training, mask, drop_bias, key, generator
+            )
+        draws = training or gaussian
+        _C.check_dropconnect_linear(input, weight, bias, p, draws, mask, key, generator)
     except TypeError as error:
         raise wrong_types(
             error,
@@ -130,6 +134,9 @@ def dropconnect_linear(
             key=key,
             generator=generator,
         ) from None
+    if gaussian:
+        return _gaussian(input, weight, bias, p, drop_bias, count, key, generator)
+    return _composed(input, weight, bias, p, training, mask, drop_bias, key, generator)
 
 
 def _count(samples: int) -> int:
@@ -143,7 +150,14 @@ def _count(samples: int) -> int:
     return count
 
 
-def _check_draw(key: Tensor | None, generator: Generator | None) -> None:
+def _check_options(p: float, mask: str, key: Tensor | None, generator: Generator | None) -> None:
+    """What no dispatcher op would refuse: of compiled code, which cannot call the binding."""
+    if p < 0.0 or p > 1.0:
+        raise ValueError(f"regops.dropconnect_linear: expected p in [0, 1], got {p}")
+    if mask not in ("batch", "sample"):
+        raise ValueError(
+            f"regops.dropconnect_linear: expected mask 'batch' or 'sample', got {mask!r}"
+        )
     if key is not None and generator is not None:
         raise ValueError(
             "regops.dropconnect_linear: expected key or generator, got both: a key needs no "
@@ -162,7 +176,6 @@ def _gaussian(
     generator: Generator | None,
 ) -> Tensor:
     """Numbers from N(mean, variance) of each output: element (s, ..., n) takes normal number i."""
-    _check_draw(key, generator)
     mean, variance = dropconnect_moments(input, weight, bias, p, drop_bias=drop_bias)
     if key is None:
         key = key_like(input, generator)
@@ -189,13 +202,6 @@ def _composed(
     generator: Generator | None,
 ) -> Tensor:
     """The same from dispatcher ops, which compilers and functorch can see into."""
-    if p < 0.0 or p > 1.0:
-        raise ValueError(f"regops.dropconnect_linear: expected p in [0, 1], got {p}")
-    if mask not in ("batch", "sample"):
-        raise ValueError(
-            f"regops.dropconnect_linear: expected mask 'batch' or 'sample', got {mask!r}"
-        )
-    _check_draw(key, generator)
     if not training or p == 0.0:
         return functional.linear(input, weight, bias)
     if key is None:
@@ -228,8 +234,30 @@ def _under_transforms(
     keep = torch.ops.regops.dropout(ones.expand(*examples, *weight.shape), p, key) != 0
     keep_bias = None
     if bias is not None and drop_bias:
-        keep_bias = keep_mask(key, torch.Size((*examples, *bias.shape)), p, BIAS_INDEX)
+        # A layer of no weights is its bias.
+        none = ones.expand(*(examples or (1,)), 0), ones.expand(len(bias), 0)
+        kept = torch.ops.regops.dropconnect_linear(
+            *none, ones.expand(len(bias)), p, key, mask, True
+        )
+        keep_bias = (kept if examples else kept[0]) != 0
     return masked_linear(input, weight, bias, p, keep, keep_bias)
+
+
+@torch.library.register_vmap("regops::dropconnect_linear")  # type: ignore[untyped-decorator]
+def _dropconnect_linear_vmap(
+    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
+) -> tuple[Tensor, int]:
+    """One call an example: each example's masks are those of its own logical indices."""
+    mapped = [
+        [argument] * info.batch_size if dim is None else argument.unbind(dim)
+        for argument, dim in zip(arguments, in_dims, strict=True)
+    ]
+    outputs = [torch.ops.regops.dropconnect_linear(*each) for each in zip(*mapped, strict=True)]
+    input, weight = (
+        one if dim is None else one.movedim(dim, 0)[:0].sum(0)
+        for one, dim in zip(arguments[:2], in_dims[:2], strict=True)
+    )
+    return stack(outputs, input.new_empty((*input.shape[:-1], len(weight)))), 0
 
 
 @torch.library.register_vmap("regops::normal_like")  # type: ignore[untyped-decorator]

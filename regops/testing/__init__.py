@@ -157,6 +157,8 @@ class OpSpec:
         grid: Further cases, too many for a test each: one test compares them with the reference.
         opcheck: Arguments of a dispatcher op from (its name, input, the call's keyword arguments);
             by default the input and those, in order.
+        opcheck_cases: Names of the cases that are opchecked; by default every one of at most 2000
+            elements.
         rival_tolerance: For other providers than regops in benchmarks; by default `tolerance`.
         directions: What benchmarks time.
         ceilings: What is left of the op without its regularization, by name: in benchmarks it shows
@@ -186,6 +188,7 @@ class OpSpec:
     opcheck: Callable[[str, Tensor, Mapping[str, Any]], tuple[Any, ...]] = (
         lambda _, input, arguments: (input, *arguments.values())
     )
+    opcheck_cases: tuple[str, ...] | None = None
     rival_tolerance: Mapping[torch.dtype, Tolerance] | None = None
     directions: tuple[Direction, ...] = ("forward", "backward", "full")
     ceilings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,6 +52,27 @@ def _arguments(
     return arguments | options
 
 
+def _opcheck(name: str, input: Tensor, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    weight, bias, p, key = (
+        arguments["weight"],
+        arguments.get("bias"),
+        arguments["p"],
+        arguments["key"],
+    )
+    drop_bias = arguments.get("drop_bias", False)
+    options = (arguments.get("mask", "batch"), drop_bias)
+    if name == "normal_like":
+        return input, key
+    if name == "dropconnect_moments":
+        return input, weight, bias, min(p, 0.5), drop_bias  # p = 1 has no variance
+    if name == "dropconnect_linear":
+        return input, weight, bias, p, key, *options
+    shape = (*input.shape[:-1], len(weight))
+    upstream = make_input(shape, input.dtype, input.device, seed=8)
+    upstream.requires_grad_(input.requires_grad)
+    return upstream, input, weight, p, key, *options, [True, input.requires_grad, bias is not None]
+
+
 _SUMS = (
     "the same masks; sums of up to 2000 products of which the largest result is some 4 standard "
     "deviations, in another order"
@@ -63,7 +85,7 @@ _ROUNDED = (
 _BATCH = {"out": 7, "p": 0.5, "bias": True}
 _SAMPLE = {**_BATCH, "mask": "sample"}
 _SHAPES: tuple[tuple[str, tuple[int, ...], dict[str, Any], Layout], ...] = (
-    ("plain", (5, 12), {"out": 7}, "contiguous"),
+    ("plain", (5, 12), {"out": 7, "p": 0.5}, "contiguous"),
     ("bias", (5, 12), _BATCH, "contiguous"),
     ("drop-bias", (5, 12), {**_BATCH, "p": 0.3, "drop_bias": True}, "contiguous"),
     ("one-example", (12,), _BATCH, "contiguous"),
@@ -142,7 +164,12 @@ spec = OpSpec(
     functional=regops.functional.dropconnect_linear,
     reference=regops.reference.dropconnect_linear,
     eager=_eager,
-    schemas=(),
+    schemas=(
+        "dropconnect_linear",
+        "dropconnect_linear_backward",
+        "dropconnect_moments",
+        "normal_like",
+    ),
     keyed=True,
     dtypes=(torch.float64, torch.float32, torch.bfloat16, torch.float16),
     cases=(
@@ -151,9 +178,6 @@ spec = OpSpec(
             for mask in ("batch", "sample")
             for name, shape, options, layout in _SHAPES
         ),
-        # More than one panel of each product.
-        Case("panels", (40, 1100), {**_BATCH, "out": 2100, "drop_bias": True}),
-        Case("panels-transposed", (4, 1100), {**_BATCH, "out": 2100, "weight": "transposed"}),
         Case("threads-sample", (33, 260), {**_SAMPLE, "out": 70, "drop_bias": True}),
     ),
     bench_cases=(
@@ -175,4 +199,18 @@ spec = OpSpec(
     reproducible=False,  # BLAS may split a sum over threads
     layout_shape=(24, 16),
     ceilings={"linear": _linear},
+    opcheck=_opcheck,
+    # Each branch of the ops' contract and autograd once.
+    opcheck_cases=(
+        "bias-batch",
+        "drop-bias-batch",
+        "drop-bias-sample",
+        "three-dims-sample",
+        "none-dropped-batch",
+        "all-dropped-bias-sample",
+        "no-example-batch",
+        "no-input-drop-bias-sample",
+        "transposed-batch",
+        "weight-transposed-sample",
+    ),
 )

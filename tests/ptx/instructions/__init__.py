@@ -1,6 +1,18 @@
 """The instructions that the interpreter knows; importing this package registers them all."""
 
-from . import atomics, bits, cluster, compare, control, convert, floating, integer, transfer, warp
+from . import (
+    atomics,
+    bits,
+    cluster,
+    compare,
+    control,
+    convert,
+    floating,
+    integer,
+    mma,
+    transfer,
+    warp,
+)
 
 __all__ = [
     "atomics",
@@ -11,6 +23,7 @@ __all__ = [
     "convert",
     "floating",
     "integer",
+    "mma",
     "transfer",
     "warp",
 ]

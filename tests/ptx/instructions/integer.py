@@ -164,6 +164,32 @@ def decode_multiply_24(decoder: Decoder) -> Execute:
     return elementwise(decoder, kind, product)
 
 
+@opcode("dp2a")
+def decode_dot_product(decoder: Decoder) -> Execute:
+    """Both halves of a, times the lower or the upper two bytes of b, plus c."""
+    byte_kind, half_kind = decoder.type(), decoder.type()
+    shift = np.uint32(0 if decoder.need("lo", "hi") == "lo" else 16)
+    if {byte_kind.name, half_kind.name} - {"u32", "s32"}:
+        raise decoder.error("unknown type in")
+    signed = "signed" in (byte_kind.kind, half_kind.kind)
+    result = ptx_type("s32" if signed else "u32")
+    word = ptx_type("u32")
+    a, b, c = (decoder.read(i, word) for i in (1, 2, 3))
+    write = decoder.write(0, word)
+
+    def parts(words: Array, kind: PtxType, size: int) -> Array:
+        narrow = np.dtype(f"{'i' if kind.kind == 'signed' else 'u'}{size}")
+        return np.ascontiguousarray(words).view(narrow).reshape(words.size, -1)[:, :2]
+
+    def execute(group: Group, lanes: Lanes) -> None:
+        halves = parts(a(group, lanes), half_kind, 2).astype(result.dtype)
+        pair = parts(b(group, lanes) >> shift, byte_kind, 1).astype(result.dtype)
+        total = (halves * pair).sum(axis=1, dtype=result.dtype).view(np.uint32)
+        write(group, lanes, total + c(group, lanes))
+
+    return execute
+
+
 @opcode("div", "rem")
 def decode_divide(decoder: Decoder) -> Execute:
     kind = decoder.type()

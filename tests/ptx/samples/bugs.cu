@@ -153,6 +153,41 @@ __global__ void syncwarp_against_barrier(float* out, const float* in, int n) {
   out[THREAD] = in[THREAD];
 }
 
+// Lanes of a warp multiply matrices of their input, and add them to x to x3.
+#define PRODUCT(x)                                                             \
+  asm volatile(                                                                \
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, " \
+      "{%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"                          \
+      : "+f"(x), "+f"(x##1), "+f"(x##2), "+f"(x##3)                            \
+      : "r"(__float_as_int(in[THREAD])))
+#define PRODUCT_VALUE(x) float x = in[THREAD], x##1 = x, x##2 = x, x##3 = x
+
+__global__ void product_in_branch(float* out, const float* in, int n) {
+  PRODUCT_VALUE(v);
+  if (in[THREAD] < 9) PRODUCT(v);  // BUG: lanes 8, 9, 10, 11, ... of the
+  out[THREAD] = v;
+}
+
+__global__ void product_against_barrier(float* out, const float* in, int n) {
+  PRODUCT_VALUE(v);
+  if (in[THREAD] < 9) PRODUCT(v);  // BUG: divergent mma
+  __syncthreads();
+  out[THREAD] = v;
+}
+
+__global__ void product_after_return(float* out, const float* in, int n) {
+  if (THREAD >= n - 20) return;
+  PRODUCT_VALUE(v);
+  PRODUCT(v);  // BUG: member mask have exited
+  out[THREAD] = v;
+}
+
+__global__ void product_in_partial_warp(float* out, const float* in, int n) {
+  PRODUCT_VALUE(v);
+  PRODUCT(v);  // BUG: lanes 16, 17, 18, 19, ... of the
+  out[THREAD] = v;
+}
+
 __global__ void global_past_end(float* out, const float* in, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i <= n) out[i] = 1;  // BUG: out of bounds: write of 4 bytes
@@ -273,6 +308,10 @@ static const Case cases[] = {
     CASE(match_after_return, 1, 32, 0),
     CASE(different_masks, 1, 32, 0),
     CASE(syncwarp_against_barrier, 1, 32, 0),
+    CASE(product_in_branch, 1, 64, 0),
+    CASE(product_against_barrier, 1, 64, 0),
+    CASE(product_after_return, 1, 256, 0),
+    CASE(product_in_partial_warp, 1, 48, 0),
     CASE(global_past_end, 2, 256, 0),
     CASE(different_values_by_turns, 1, 64, 0),
     CASE(global_between_buffers, 1, 32, 0),

@@ -177,6 +177,8 @@ WORD1(find_top_bit, "bfind.s32 %0, %1;")
 WORD3(carry_chain, "{ .reg .u32 t; add.cc.u32 t, %1, %2; addc.u32 %0, %3, 0; }")
 WORD3(borrow_chain, "{ .reg .u32 t; sub.cc.u32 t, %1, %2; subc.u32 %0, %3, 0; }")
 WORD3(multiply_add_high, "mad.hi.u32 %0, %1, %2, %3;")
+WORD3(dot_product_low, "dp2a.lo.u32.u32 %0, %1, %2, %3;")
+WORD3(dot_product_signed, "dp2a.hi.s32.u32 %0, %1, %2, %3;")
 WORD1(octal_constant, "add.u32 %0, %1, 010;")
 WORD1(
     is_subnormal,
