@@ -92,7 +92,6 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
       // What this step leaves free is filled for the next chunk.
       const bool exists = lane % 4 < left;
       const bool more = lane % 4 + kChunk < left;
-      const uint4 next = load(all_inputs + input, kChunk, brings_input && more);
       uint4 a[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -100,6 +99,8 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
         weight[step][i] = all_weights[more ? group[i] + kChunk : 0];
         group[i] += kStep;
       }
+      // Not sooner: its registers are needed for random numbers.
+      const uint4 next = load(all_inputs + input, kChunk, brings_input && more);
       input += kStep, left -= kStep;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
