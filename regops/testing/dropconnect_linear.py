@@ -179,7 +179,7 @@ spec = OpSpec(
             for name, shape, options, layout in _SHAPES
         ),
         Case("threads-sample", (33, 260), {**_SAMPLE, "out": 70, "drop_bias": True}),
-        # Rows in chunks that begin within a block of random bits, samples in tiles; rows by the score.
+        # Chunks of rows that begin within a block of random bits; tiles of samples; short rows.
         Case("chunks-sample", (66, 1101), {**_SAMPLE, "out": 19}),
         Case("chunks-rare-sample", (3, 2050), {**_SAMPLE, "out": 7, "p": 3e-6}),
         Case("short-sample", (70, 10), {**_SAMPLE, "out": 501}),
