@@ -13,7 +13,6 @@
 #include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
 
-#include "cpu/dropconnect_linear.h"
 #include "cpu/dropout.h"
 #include "ops/arguments.h"
 #include "ops/device.h"
@@ -174,81 +173,6 @@ void grad_weight_by_panels(const DropConnectWeights& w, const Tensor& input,
   }
 }
 
-// ---- a mask for each sample, on the CPU ---------------------------------------------------------
-
-// Samples and outputs in kParts parts each. A phase runs cells of which no two share a sample or an
-// output, so that threads never add to one element; sums do not depend on how many threads there
-// are.
-constexpr int64_t kParts = 16;
-
-template <class Run>
-void over_cells(int64_t samples, int64_t outs, Run run) {
-  const int64_t parts = std::min({kParts, samples, outs});
-  const auto bound = [parts](int64_t size, int64_t part) { return size * part / parts; };
-  for (int64_t phase = 0; phase < parts; ++phase) {
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t n = (i + phase) % parts;
-        run(cpu::DropConnectCell{bound(samples, i), bound(samples, i + 1), bound(outs, n),
-                                 bound(outs, n + 1)});
-      }
-    });
-  }
-}
-
-// What CPU kernels take: dense, and float32 in place of the shorter types.
-Tensor dense_real(const Tensor& tensor) {
-  return tensor.to(at::promote_types(tensor.scalar_type(), at::kFloat)).contiguous();
-}
-
-DropConnectCall call_of(const DropConnectWeights& w, const Tensor& input, const Tensor& weight,
-                        const Tensor& grad_output) {
-  DropConnectCall call;
-  call.dtype = dtype_of(weight);
-  call.samples = input.size(0);
-  call.in_features = weight.size(1);
-  call.out_features = weight.size(0);
-  call.input = input.const_data_ptr();
-  call.weight = weight.const_data_ptr();
-  call.grad_output = grad_output.defined() ? grad_output.const_data_ptr() : nullptr;
-  call.rule = w.rule;
-  return call;
-}
-
-void output_by_samples(const DropConnectWeights& w, const Tensor& input, const Tensor& bias,
-                       const Tensor& output) {
-  const Tensor x = dense_real(input), weight = dense_real(w.weight);
-  const bool direct = output.scalar_type() == x.scalar_type();
-  const Tensor sum = direct ? output : at::empty(output.sizes(), x.options());
-  bias.defined() ? sum.copy_(bias) : sum.zero_();
-  const DropConnectCall call = call_of(w, x, weight, Tensor());
-  const Key key = host_key(w.key);
-  over_cells(call.samples, call.out_features, [&](cpu::DropConnectCell cell) {
-    cpu::dropconnect_forward(call, key, sum.mutable_data_ptr(), cell);
-  });
-  if (!direct) output.copy_(sum);
-}
-
-void gradients_by_samples(const DropConnectWeights& w, const Tensor& input,
-                          const Tensor& grad_output, const Tensor& grad_input,
-                          const Tensor& grad_weight) {
-  const Tensor x = dense_real(input), weight = dense_real(w.weight), dy = dense_real(grad_output);
-  const auto sum_of = [&](const Tensor& gradient) {
-    if (!gradient.defined()) return Tensor();
-    return gradient.scalar_type() == x.scalar_type() ? gradient.zero_()
-                                                     : at::zeros(gradient.sizes(), x.options());
-  };
-  const Tensor dx = sum_of(grad_input), dw = sum_of(grad_weight);
-  const DropConnectCall call = call_of(w, x, weight, dy);
-  const Key key = host_key(w.key);
-  over_cells(call.samples, call.out_features, [&](cpu::DropConnectCell cell) {
-    cpu::dropconnect_backward(call, key, dx.defined() ? dx.mutable_data_ptr() : nullptr,
-                              dw.defined() ? dw.mutable_data_ptr() : nullptr, cell);
-  });
-  if (dx.defined() && !dx.is_same(grad_input)) grad_input.copy_(dx);
-  if (dw.defined() && !dw.is_same(grad_weight)) grad_weight.copy_(dw);
-}
-
 // ---- kernels on CUDA ----------------------------------------------------------------------------
 
 #ifdef REGOPS_WITH_CUDA
@@ -264,7 +188,7 @@ void launch(Launcher* launcher, DropConnectProduct product, const DropConnectWei
   const c10::DeviceGuard guard(result.device());
   const Tensor x = input.contiguous(), weight = w.weight.contiguous();
   const Tensor dy = grad_output.defined() ? grad_output.contiguous() : Tensor();
-  const DropConnectCall call = call_of(w, x, weight, dy);
+  const DropConnectCall call = dropconnect_call(w, x, weight, dy);
   const CudaKey key = cuda_key(w.key);
   const Tensor workspace =
       at::empty({regops_dropconnect_workspace_bytes(&call, w.per_sample, product)},

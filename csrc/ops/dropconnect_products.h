@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "math/dropconnect_linear.h"
+#include "dropconnect_linear_call.h"
 
 namespace regops {
 
@@ -26,5 +26,16 @@ void dropconnect_output(const DropConnectWeights& weights, const at::Tensor& inp
 void dropconnect_gradients(const DropConnectWeights& weights, const at::Tensor& input,
                            const at::Tensor& grad_output, const at::Tensor& grad_input,
                            const at::Tensor& grad_weight);
+
+// The parts of these two that are for a mask for each sample on the CPU.
+void output_by_samples(const DropConnectWeights& weights, const at::Tensor& input,
+                       const at::Tensor& bias, const at::Tensor& output);
+void gradients_by_samples(const DropConnectWeights& weights, const at::Tensor& input,
+                          const at::Tensor& grad_output, const at::Tensor& grad_input,
+                          const at::Tensor& grad_weight);
+
+// What kernels are told of dense tensors; grad_output may be undefined.
+DropConnectCall dropconnect_call(const DropConnectWeights& weights, const at::Tensor& input,
+                                 const at::Tensor& weight, const at::Tensor& grad_output);
 
 }  // namespace regops
