@@ -1,7 +1,8 @@
-"""Layers of small integers, whose products and sums every type holds exactly."""
+"""Layers that tests of DropConnect share; sums of small integers are exact in every type."""
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from regops.testing import Results, results
 KEY = regops.random.key(0x0123456789ABCDEF, 0xFEDCBA9876543210)  # both sign bits in use
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 MODES = ["batch", "sample"]
+GAUSSIAN: dict[str, Any] = {"training": False, "inference": "gaussian", "samples": 2}
+OPTIONS = [*({"mask": mask, "drop_bias": drop} for mask, drop in product(MODES, (False, True)))]
 
 
 def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int, most: int = 2) -> Tensor:
@@ -75,3 +78,20 @@ def weight_mask(shape: tuple[int, ...], p: float, first: int = 0, key: Tensor = 
 def bias_mask(shape: tuple[int, ...], p: float) -> Tensor:
     """Mask of biases, (out) or (rows, out)."""
     return keep_mask(KEY, torch.Size(shape), p, BIAS_INDEX)
+
+
+def random_layer(
+    rows: tuple[int, ...] = (3,), ins: int = 4, outs: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input, weight and bias, all learned."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in ((*rows, ins), (outs, ins), (outs,))
+    )
+    return x, weight, bias
+
+
+def keyed_call(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
+    """The layer under the key of these tests."""
+    return RF.dropconnect_linear(x, weight, bias, key=KEY, **options)

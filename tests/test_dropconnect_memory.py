@@ -36,7 +36,9 @@ def _extra(layer: tuple[Tensor, ...], **options: Any) -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_batch_takes_a_panel_of_4_mib(dtype: torch.dtype) -> None:
     layer = _layer(256, 4096, 4096, dtype, "cpu")
-    assert _extra(layer, drop_bias=True) <= 4 * MIB + layer[0].nbytes * (dtype.itemsize < 4) + SLACK
+    # torch's product of bfloat16 takes some of its own.
+    slack = SLACK if dtype == torch.float32 else MIB // 2
+    assert _extra(layer, drop_bias=True) <= 4 * MIB + slack
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])

@@ -1,4 +1,4 @@
-"""DropConnect under autograd's checks and torch's transforms: vmap, grad, jvp, compile, export."""
+"""DropConnect under autograd's checks and torch's transforms: vmap, grad, jvp, checkpointing."""
 
 from __future__ import annotations
 
@@ -9,35 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import regops.functional as RF
-import regops.nn
 import regops.random
 import regops.reference
-from tests.dropconnect_problems import KEY, MODES
+from tests.dropconnect_problems import GAUSSIAN, KEY, MODES, OPTIONS, keyed_call, random_layer
 
 by_mode = pytest.mark.parametrize("mask", MODES)
-GAUSSIAN: dict[str, Any] = {"training": False, "inference": "gaussian", "samples": 2}
-OPTIONS = [*({"mask": mask, "drop_bias": drop} for mask, drop in product(MODES, (False, True)))]
 EVERY = pytest.mark.parametrize("options", [*OPTIONS, GAUSSIAN], ids=str)
-
-
-def _layer(
-    rows: tuple[int, ...] = (3,), ins: int = 4, outs: int = 2, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in ((*rows, ins), (outs, ins), (outs,))
-    )
-    return x, weight, bias
-
-
-def _call(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
-    return RF.dropconnect_linear(x, weight, bias, key=KEY, **options)
 
 
 # ---- derivatives ---------------------------------------------------------------------------------
@@ -46,10 +27,10 @@ def _call(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
 @pytest.mark.parametrize("learned", list(product([False, True], repeat=3))[1:])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradcheck_of_each_subset(options: dict[str, Any], learned: tuple[bool, ...]) -> None:
-    layer = [t.detach().requires_grad_(w) for t, w in zip(_layer(), learned, strict=True)]
+    layer = [t.detach().requires_grad_(w) for t, w in zip(random_layer(), learned, strict=True)]
 
     def call(*tensors: Tensor) -> Tensor:
-        return _call(*tensors, **options)
+        return keyed_call(*tensors, **options)
 
     assert torch.autograd.gradcheck(call, layer, check_forward_ad=True, fast_mode=True)
     # The output is linear in each argument: of one alone the gradient is a constant.
@@ -64,8 +45,8 @@ def test_gradgradcheck_where_nothing_is_random(mask: str, p: float) -> None:
         output: Tensor = torch.ops.regops.dropconnect_linear(*tensors, p, KEY, mask, True)
         return output
 
-    assert torch.autograd.gradcheck(call, _layer())
-    assert torch.autograd.gradgradcheck(call, _layer())
+    assert torch.autograd.gradcheck(call, random_layer())
+    assert torch.autograd.gradgradcheck(call, random_layer())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +56,7 @@ def test_gradgradcheck_where_nothing_is_random(mask: str, p: float) -> None:
 def test_each_gradient_of_the_backward_op_is_differentiable(
     mask: str, wanted: tuple[bool, ...]
 ) -> None:
-    x, weight, _ = _layer()
+    x, weight, _ = random_layer()
     upstream = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
 
     def call(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -91,12 +72,12 @@ def test_each_gradient_of_the_backward_op_is_differentiable(
 @by_mode
 def test_third_derivative(mask: str) -> None:
     def second(*tensors: Tensor) -> tuple[Tensor, ...]:
-        output = _call(*tensors, mask=mask, drop_bias=True)
+        output = keyed_call(*tensors, mask=mask, drop_bias=True)
         first = torch.autograd.grad(output.pow(3).sum(), tensors, create_graph=True)
         total = sum(one.square().sum() for one in first)
         return torch.autograd.grad(total, tensors, create_graph=True)
 
-    assert torch.autograd.gradcheck(second, _layer((2,)), fast_mode=True)
+    assert torch.autograd.gradcheck(second, random_layer((2,)), fast_mode=True)
 
 
 # ---- torch.func ----------------------------------------------------------------------------------
@@ -109,12 +90,12 @@ def _oracle(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
 @EVERY
 def test_functional_derivatives(options: dict[str, Any]) -> None:
     """Those of the oracle, and its values."""
-    layer = tuple(tensor.detach() for tensor in _layer())
+    layer = tuple(tensor.detach() for tensor in random_layer())
     tangents = tuple(torch.ones_like(tensor) for tensor in layer)
     # The oracle's normal numbers are of float64, the op's of float32.
     near = {"rtol": 1e-6, "atol": 1e-6}
     found, expected = [], []
-    for one, function in ((found, _call), (expected, _oracle)):
+    for one, function in ((found, keyed_call), (expected, _oracle)):
 
         def call(*tensors: Tensor, function: Any = function) -> Tensor:
             output: Tensor = function(*tensors, **options)
@@ -135,12 +116,12 @@ def test_functional_derivatives(options: dict[str, Any]) -> None:
 
 @EVERY
 def test_forward_mode(options: dict[str, Any]) -> None:
-    layer = tuple(tensor.detach() for tensor in _layer())
+    layer = tuple(tensor.detach() for tensor in random_layer())
     tangents = tuple(torch.ones_like(tensor) for tensor in layer)
-    expected = torch.func.jvp(lambda *t: _call(*t, **options), layer, tangents)
+    expected = torch.func.jvp(lambda *t: keyed_call(*t, **options), layer, tangents)
     with forward_ad.dual_level():
         duals = map(forward_ad.make_dual, layer, tangents)
-        output = forward_ad.unpack_dual(_call(*duals, **options))
+        output = forward_ad.unpack_dual(keyed_call(*duals, **options))
     torch.testing.assert_close((output.primal, output.tangent), expected)
 
 
@@ -151,7 +132,7 @@ def test_vmap_equals_a_loop(
     options: dict[str, Any], keys: bool, dims: tuple[int | None, ...]
 ) -> None:
     """Over any of input, weight and bias, with a key for all or each call's own."""
-    layer = (*(tensor.detach() for tensor in _layer()), KEY)
+    layer = (*(tensor.detach() for tensor in random_layer()), KEY)
     dims = (*dims, 0 if keys else None)
     many = [
         one if dim is None else torch.stack([one, one * 2, one * 3], dim)
@@ -172,7 +153,7 @@ def test_vmap_equals_a_loop(
 @EVERY
 def test_vmap_randomness(options: dict[str, Any], shared: bool) -> None:
     """As torch's: also of a layer that no mapped tensor reaches."""
-    x, weight, bias = (tensor.detach() for tensor in _layer(ins=50, outs=9))
+    x, weight, bias = (tensor.detach() for tensor in random_layer(ins=50, outs=9))
 
     def call(row: Tensor) -> Tensor:
         return RF.dropconnect_linear(x if shared else row, weight, bias, **options) + row.sum() * 0
@@ -188,10 +169,10 @@ def test_vmap_randomness(options: dict[str, Any], shared: bool) -> None:
 
 @by_mode
 def test_per_example_gradients(mask: str) -> None:
-    x, weight, bias = (tensor.detach() for tensor in _layer((5,)))
+    x, weight, bias = (tensor.detach() for tensor in random_layer((5,)))
 
     def loss(weight: Tensor, row: Tensor) -> Tensor:
-        return _call(row, weight, bias, mask=mask).square().sum()
+        return keyed_call(row, weight, bias, mask=mask).square().sum()
 
     mapped = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
     looped = torch.stack([torch.func.grad(loss)(weight, row) for row in x])
@@ -199,7 +180,7 @@ def test_per_example_gradients(mask: str) -> None:
 
 
 def test_vmap_over_no_examples() -> None:
-    x, weight, bias = (tensor.detach() for tensor in _layer())
+    x, weight, bias = (tensor.detach() for tensor in random_layer())
     for randomness in ("same", "different"):
         for options in (*OPTIONS, GAUSSIAN):
             output = torch.vmap(
@@ -216,7 +197,7 @@ def test_vmap_over_no_examples() -> None:
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @by_mode
 def test_checkpoint_redraws_the_same_mask(mask: str, use_reentrant: bool) -> None:
-    layer = _layer((5,), 20, 10)
+    layer = random_layer((5,), 20, 10)
 
     def block(*tensors: Tensor) -> Tensor:
         return RF.dropconnect_linear(*tensors, mask=mask, drop_bias=True).tanh()
@@ -240,11 +221,11 @@ def test_checkpoint_redraws_the_same_mask(mask: str, use_reentrant: bool) -> Non
 @pytest.mark.parametrize("options", [*OPTIONS, {"training": False}, {"p": 0.0}], ids=str)
 def test_autocast(options: dict[str, Any], dtype: torch.dtype) -> None:
     """Outputs as torch's layer has them, gradients of the parameters' type, values of the op's."""
-    layer = _layer((5,), 20, 10, torch.float32)
+    layer = random_layer((5,), 20, 10, torch.float32)
     with torch.autocast("cpu", dtype):
         assert F.linear(*layer).dtype == dtype
-        output = _call(*layer, **options)
-    expected = _call(*(tensor.to(dtype) for tensor in layer), **options)
+        output = keyed_call(*layer, **options)
+    expected = keyed_call(*(tensor.to(dtype) for tensor in layer), **options)
     assert torch.equal(output, expected)
     assert output.dtype == dtype
     upstream = torch.ones_like(output)
@@ -255,89 +236,11 @@ def test_autocast(options: dict[str, Any], dtype: torch.dtype) -> None:
 
 
 def test_autocast_of_mixed_types_and_of_inference() -> None:
-    x, weight, bias = _layer((5,), 20, 10, torch.float32)
+    x, weight, bias = random_layer((5,), 20, 10, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = _call(x.bfloat16(), weight, bias)
-        plain = _call(x, weight, bias)
-        drawn = _call(x, weight, bias, **GAUSSIAN)
+        mixed = keyed_call(x.bfloat16(), weight, bias)
+        plain = keyed_call(x, weight, bias)
+        drawn = keyed_call(x, weight, bias, **GAUSSIAN)
         mean, variance = RF.dropconnect_moments(x, weight, bias)
     assert torch.equal(mixed, plain)
     assert [one.dtype for one in (drawn, mean, variance)] == [*[torch.bfloat16] * 2, torch.float32]
-
-
-# ---- torch.compile and export --------------------------------------------------------------------
-
-
-@EVERY
-def test_compiled_equals_eager_under_one_seed(options: dict[str, Any]) -> None:
-    torch._dynamo.reset()
-    layer = _layer((5,), 20, 10, torch.float32)
-
-    def step(*tensors: Tensor) -> Tensor:
-        return RF.dropconnect_linear(*tensors, **options).tanh()
-
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for _ in range(2):
-        found = []
-        for function in (step, compiled):
-            torch.manual_seed(2)
-            output = function(*layer)
-            found.append((output, *torch.autograd.grad(output.sum(), layer), torch.rand(3)))
-        torch.testing.assert_close(*found)
-
-
-@EVERY
-def test_compiled_once_for_all_batches(options: dict[str, Any]) -> None:
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-    _, weight, bias = _layer((5,), 20, 10, torch.float32)
-
-    def step(x: Tensor) -> Tensor:
-        return _call(x, weight, bias, **options)
-
-    compiled = torch.compile(step, backend=counter, fullgraph=True)
-    for rows in (5, 7, 16, 33, 64):
-        x = torch.randn(rows, 20, requires_grad=True)
-        output, expected = compiled(x), step(x)
-        torch.testing.assert_close(output, expected)
-        upstream = torch.randn_like(output)
-        torch.testing.assert_close(
-            torch.autograd.grad(output, (x, weight, bias), upstream),
-            torch.autograd.grad(expected, (x, weight, bias), upstream),
-        )
-    assert counter.frame_count <= 2  # a size becomes dynamic at its second value
-
-
-@by_mode
-def test_inductor_compiles_the_module(mask: str) -> None:
-    torch._dynamo.reset()
-    model = torch.nn.Sequential(
-        torch.nn.Linear(16, 32), torch.nn.ReLU(), regops.nn.DropConnectLinear(32, 9, mask=mask)
-    )
-    compiled = torch.compile(model, fullgraph=True)
-    x = torch.randn(8, 16)
-    for _ in range(2):
-        found = []
-        for each in (model, compiled):
-            torch.manual_seed(2)
-            output = each(x)
-            found.append((output, *torch.autograd.grad(output.sum(), list(model.parameters()))))
-        torch.testing.assert_close(*found)
-    compiled.eval()
-    model.eval()
-    torch.testing.assert_close(compiled(x), F.linear(model[1](model[0](x)), *model[2].parameters()))
-
-
-@EVERY
-def test_export(options: dict[str, Any]) -> None:
-    class Layer(torch.nn.Module):
-        def forward(self, x: Tensor, weight: Tensor, key: Tensor) -> Tensor:
-            return RF.dropconnect_linear(x, weight, key=key, **options)
-
-    x, weight, _ = (tensor.detach() for tensor in _layer((5,), 20, 10))
-    rows = torch.export.Dim("rows")
-    exported = torch.export.export(
-        Layer(), (x, weight, KEY), dynamic_shapes=({0: rows}, None, None)
-    )
-    longer = torch.cat([x, x])
-    torch.testing.assert_close(exported.module()(longer, weight, KEY), Layer()(longer, weight, KEY))

@@ -121,7 +121,7 @@ void bias_gradient(const DropConnectWeights& w, const Tensor& dy, bool drop_bias
     at::sum_out(result, dy, 0);
     return;
   }
-  Tensor kept = dy.clone(at::MemoryFormat::Contiguous);
+  const Tensor kept = w.per_sample ? dy.clone(at::MemoryFormat::Contiguous) : dy;
   if (w.per_sample) drop(kept, kDropConnectBiasIndex, w.rule, w.key);
   const Tensor sum =
       kept.sum(0, /*keepdim=*/false, at::promote_types(dy.scalar_type(), at::kFloat));
