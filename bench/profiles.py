@@ -23,7 +23,7 @@ class Profile:
         largest: Elements of the largest case, likewise, by kind of device.
         budget_s: Seconds of timing for one op, direction, dtype and size, all providers together.
         min_rounds: Durations recorded for every provider, whatever the budget says; three of
-            long calls if theirs alone would exceed it.
+            long calls whose share of it fewer fill.
         epochs: Of the training example.
         max_rounds: The most rounds, for sizes that would fit thousands into the budget.
     """

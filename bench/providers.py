@@ -62,7 +62,7 @@ class Point:
     @property
     def directions(self) -> tuple[Direction, ...]:
         """What is timed."""
-        return self.spec.directions
+        return self.case.directions or self.spec.directions
 
     @property
     def dtype_name(self) -> str:
@@ -207,7 +207,7 @@ def copy_sources(point: Point) -> dict[Direction, tuple[Tensor, ...]]:
         return source
 
     # In full, as one after the other where both are timed: a cache may hold one and not both.
-    directions = point.spec.directions
+    directions = point.directions
     alone = {name: (filled(name),) for name in directions if name != "full"}
     if {"forward", "backward"} <= alone.keys():
         both = alone["forward"] + alone["backward"]

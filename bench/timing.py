@@ -25,10 +25,10 @@ Run = Callable[[], object]
 TURN_S = 1e-3
 
 # A call of this length is warm after one.
-LONG_S = 0.3
+LONG_S = 0.2
 
-# Turns that are enough of calls of that length where more would exceed the budget: they vary less
-# from one to the next than calls of microseconds do.
+# Turns that are enough of calls of that length, if they fill their share of the budget: such calls
+# vary less from one to the next than those of microseconds do.
 LEAST_ROUNDS = 3
 
 # A provider whose turn is k times as long as the fastest one's takes part in every (k/2)-th round
@@ -113,7 +113,7 @@ def interleave(
         clock: Measures one turn.
         budget_s: Seconds to spend, warm-up not counted.
         min_rounds: Turns that every provider gets, even beyond the budget; only `LEAST_ROUNDS` of
-            long calls if theirs alone would exceed it.
+            long calls whose share of it fewer fill.
         max_rounds: Turns that no provider exceeds, unless `min_rounds` asks for more.
 
     Returns:
@@ -129,7 +129,7 @@ def interleave(
     rounds = max(min_rounds * max(strides.values()), min(max_rounds, int(budget_s / round_s)))
     for name, (_, seconds) in turns.items():
         if seconds >= LONG_S:
-            enough = max(min(LEAST_ROUNDS, min_rounds), int(budget_s / seconds))
+            enough = max(min(LEAST_ROUNDS, min_rounds), int(budget_s / len(turns) / seconds))
             strides[name] = max(strides[name], math.ceil(rounds / enough))
 
     recorded = {name: Recorded(repeats) for name, (repeats, _) in turns.items()}

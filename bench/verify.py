@@ -87,7 +87,7 @@ class Verifier:
                 Results((y,), gradients, (upstream,)),
                 Results(expected.outputs, scaled, (upstream,)),
             )
-        if "inference" in spec.directions:
+        if "inference" in self.point.directions:
             with torch.no_grad():
                 y = call(self.inputs.x)
             assert_close(

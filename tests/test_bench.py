@@ -152,7 +152,7 @@ def test_a_slow_provider_takes_part_in_fewer_rounds_but_enough() -> None:
     assert len(recorded["fast"].durations) == 3 * timing.MAX_STRIDE
 
 
-def test_a_provider_that_would_exceed_the_budget_gets_fewer_rounds() -> None:
+def test_a_provider_that_would_exceed_its_share_gets_fewer_rounds() -> None:
     seconds = {"short": 0.1, "long": 1.0}
     current: list[str] = []
     runs = {name: lambda name=name: current.append(name) for name in seconds}

@@ -106,6 +106,7 @@ class BenchCase:
         elements: By which profiles choose. 0: those of the main input; more where that says little
             of how long a call takes, as of a layer whose weights are larger.
         dtypes: Those timed; by default all that the profile has.
+        directions: Those timed; by default the spec's.
     """
 
     name: str
@@ -115,6 +116,7 @@ class BenchCase:
     ceiling: str = "copy"
     elements: int = 0
     dtypes: tuple[torch.dtype, ...] | None = None
+    directions: tuple[Direction, ...] = ()
 
     @property
     def numel(self) -> int:
