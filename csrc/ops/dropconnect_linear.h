@@ -1,6 +1,7 @@
 // What the ops of a DropConnect layer share: their contract, and entries for the binding.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string_view>
 #include <tuple>
@@ -11,6 +12,13 @@
 namespace regops {
 
 using OptionalTensor = std::optional<at::Tensor>;
+using OutputMask = std::array<bool, 3>;  // whether gradients of input, weight, bias are wanted
+using LinearGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+// ---- the contract -------------------------------------------------------------------------------
+
+// Reads the argument `mask`: "batch" or "sample".
+bool is_per_sample(std::string_view mask);
 
 // Shapes, and dtypes and devices too, of input (..., in_features), weight (out_features,
 // in_features) and bias (out_features).
@@ -25,6 +33,24 @@ c10::SymDimVector shape_of_rows(const at::Tensor& input, const c10::SymInt& feat
 // (..., in_features) as (rows, in_features).
 at::Tensor rows_of(const at::Tensor& input);
 
+// ---- through the dispatcher ---------------------------------------------------------------------
+
+at::Tensor dropconnect_linear(const at::Tensor& input, const at::Tensor& weight,
+                              const OptionalTensor& bias, double p, const at::Tensor& key,
+                              std::string_view mask, bool drop_bias);
+
+LinearGradients dropconnect_linear_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                            const at::Tensor& weight, double p,
+                                            const at::Tensor& key, std::string_view mask,
+                                            bool drop_bias, OutputMask wanted);
+
+std::tuple<at::Tensor, at::Tensor> dropconnect_moments(const at::Tensor& input,
+                                                       const at::Tensor& weight,
+                                                       const OptionalTensor& bias, double p,
+                                                       bool drop_bias);
+
+// ---- for the binding ----------------------------------------------------------------------------
+
 // The whole of regops.functional.dropconnect_linear but for inference="gaussian", outside
 // torch.compile and functorch transforms.
 at::Tensor dropconnect_linear_eager(const at::Tensor& input, const at::Tensor& weight,
@@ -38,11 +64,5 @@ void check_dropconnect_linear_eager(const at::Tensor& input, const at::Tensor& w
                                     const OptionalTensor& bias, double p, bool training,
                                     std::string_view mask, const OptionalTensor& key,
                                     const std::optional<at::Generator>& generator);
-
-// regops::dropconnect_moments, through the dispatcher.
-std::tuple<at::Tensor, at::Tensor> dropconnect_moments(const at::Tensor& input,
-                                                       const at::Tensor& weight,
-                                                       const OptionalTensor& bias, double p,
-                                                       bool drop_bias);
 
 }  // namespace regops

@@ -30,7 +30,7 @@ using at::Tensor;
 namespace {
 
 // Bytes of a panel. On CUDA one product of all weights is worth more than a panel in cache.
-constexpr int64_t kPanelBytesCpu = int64_t{4} << 20;
+constexpr int64_t kPanelBytesCpu = int64_t{3} << 20;
 constexpr int64_t kPanelBytesCuda = int64_t{64} << 20;
 // Of the weights' gradient, which is masked where it lies and needs no memory.
 constexpr int64_t kGradientBytesCpu = int64_t{8} << 20;
