@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -115,3 +116,26 @@ def test_it_learns(mask: str) -> None:
         nn.functional.binary_cross_entropy_with_logits(model(x), y).backward()
         optimizer.step()
     assert ((model.eval()(x) > 0) == (y > 0)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "text"),
+    [
+        ((3, 4, 0.2), {}, TypeError, "expected bias: bool, got float"),
+        ((3, 4), {"p": "a"}, TypeError, "expected p: float, got str"),
+        ((3, 4), {"p": True}, TypeError, "expected p: float, got bool"),
+        ((3, 4), {"p": 1.5}, ValueError, r"expected p in \[0, 1\], got 1.5"),
+        ((3, 4), {"p": float("nan")}, ValueError, r"expected p in \[0, 1\], got nan"),
+        ((3, 4), {"samples": 1.5}, TypeError, "expected samples: int, got float"),
+        ((3, 4), {"samples": 0}, ValueError, "expected samples of 1 or more, got 0"),
+        ((3, 4), {"drop_bias": "no"}, TypeError, "expected drop_bias: bool, got str"),
+        ((3, 4), {"mask": "row"}, ValueError, "expected mask 'batch' or 'sample', got 'row'"),
+        ((3, 4), {"inference": "x"}, ValueError, "expected inference 'mean' or 'gaussian'"),
+        ((3, 4), {"inference": "gaussian", "p": 1.0}, ValueError, r"expected p in \[0, 1\)"),
+    ],
+)
+def test_bad_arguments(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=f"regops.nn.DropConnectLinear: {text}"):
+        regops.nn.DropConnectLinear(*arguments, **options)

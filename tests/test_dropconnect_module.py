@@ -333,3 +333,9 @@ def test_bad_modules() -> None:
         with pytest.raises(TypeError, match=f"expected 'weight' of type float64, .*, got {name}"):
             DropConnect(linear, ["bias", "weight"])
         assert not parametrize.is_parametrized(linear)
+
+
+def test_data_parallel_is_refused() -> None:
+    dropped = DropConnect(nn.Linear(3, 4), "weight")
+    with pytest.raises(NotImplementedError, match="DistributedDataParallel"):
+        dropped._replicate_for_data_parallel()

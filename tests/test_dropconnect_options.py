@@ -245,3 +245,40 @@ def test_masks_do_not_depend_on_dtype(mask: str, dtype: torch.dtype) -> None:
         return found.double().mul(0.7).round()
 
     assert torch.equal(gradient(dtype), gradient(torch.float64))
+
+
+@pytest.mark.parametrize("mask", MODES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.99])
+def test_a_dropped_bias_is_scaled_and_rounded_once(p: float, dtype: torch.dtype, mask: Any) -> None:
+    # A scale rounded to the type first would be off alike for all, by 0.16 % at p = 0.1.
+    bias = torch.rand(4000, generator=torch.Generator().manual_seed(1)).to(dtype) / 16384
+    layer = torch.zeros(2, 1, dtype=dtype), torch.zeros(4000, 1, dtype=dtype), bias
+    output = RF.dropconnect_linear(*layer, p, mask=mask, drop_bias=True, key=regops.random.key(5))
+    drop_below, bits = threshold(p)
+    scale = torch.tensor(2.0**bits / (2**bits - drop_below))
+    kept = output != 0
+    assert kept.any()
+    assert torch.equal(output[kept], (bias.float() * scale).to(dtype).expand(2, -1)[kept])
+
+
+@pytest.mark.parametrize("mask", MODES)
+def test_a_scale_beyond_float16_drops_biases_to_zero(mask: Any) -> None:
+    bias = torch.full((300,), 0.25, dtype=torch.float16)
+    layer = torch.zeros(4, 8, dtype=torch.float16), torch.zeros(300, 8, dtype=torch.float16), bias
+    options: dict[str, Any] = {"mask": mask, "drop_bias": True, "key": regops.random.key(5)}
+    output = RF.dropconnect_linear(*layer, 1 - 2**-16, **options)
+    assert not output.isnan().any()
+    assert (output == 0).float().mean() > 0.99
+
+
+def test_the_bare_op_refuses_forward_mode() -> None:
+    x, weight = torch.ones(2, 3), torch.ones(4, 3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(weight, weight)
+        with pytest.raises(RuntimeError, match="jvp is not implemented"):
+            torch.ops.regops.dropconnect_linear(
+                x, dual, None, 0.5, regops.random.key(1), "batch", False
+            )
+        with pytest.raises(RuntimeError, match="jvp is not implemented"):
+            torch.ops.regops.dropconnect_moments(x, dual, None, 0.5, False)

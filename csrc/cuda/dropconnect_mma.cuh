@@ -167,7 +167,8 @@ int launch_mma(void (*kernel)(DropConnectCall, CudaKey, T*, float*), const DropC
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = clusters ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, call, key, result, partial);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, call, key, result, partial);
+  if (error != cudaSuccess) return static_cast<int>(error);
   if (partial != nullptr) {
     const int64_t size = call.samples * width;
     const auto blocks = static_cast<unsigned>(ceil_divide(size, kMmaThreads));

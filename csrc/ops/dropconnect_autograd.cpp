@@ -37,6 +37,17 @@ LinearGradients dropconnect_linear_backward(const Tensor& grad_output, const Ten
   return op.call(grad_output, input, weight, p, key, mask, drop_bias, wanted);
 }
 
+// Forward-mode gradients too, for which the Functions raise.
+bool needs_node(std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors) {
+    if (!tensor.defined()) continue;
+    if ((at::GradMode::is_enabled() && tensor.requires_grad()) || tensor._fw_grad(0).defined()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 namespace {
 
 constexpr const char* kName = "dropconnect_linear";
@@ -63,14 +74,6 @@ struct Options {
 
 OptionalTensor optional(const Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
-}
-
-bool needs_node(std::initializer_list<Tensor> tensors) {
-  if (!at::GradMode::is_enabled()) return false;
-  for (const Tensor& tensor : tensors) {
-    if (tensor.defined() && tensor.requires_grad()) return true;
-  }
-  return false;
 }
 
 struct DropConnectLinearFunction : torch::autograd::Function<DropConnectLinearFunction> {

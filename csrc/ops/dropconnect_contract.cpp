@@ -26,20 +26,22 @@ void check_linear_shapes(const char* op, const Tensor& input, const Tensor& weig
               weight.sym_sizes(), ", got ", bias ? bias->sym_sizes() : c10::SymIntArrayRef());
 }
 
+void check_alike(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
+  check_strided(op, name, tensor);
+  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "regops.", op, ": expected ", name,
+              " of the input's dtype, ", c10::getDtypeNames(input.scalar_type()).first, ", got ",
+              c10::getDtypeNames(tensor.scalar_type()).first);
+  TORCH_CHECK(tensor.device() == input.device(), "regops.", op, ": expected ", name,
+              " on the input's device, ", input.device(), ", got ", tensor.device());
+}
+
 void check_linear(const char* op, const Tensor& input, const Tensor& weight,
                   const OptionalTensor& bias) {
   check_linear_shapes(op, input, weight, bias);
   check_dtype(op, "input", input);
   check_strided(op, "input", input);
-  const auto alike = [&](const char* name, const Tensor& tensor) {
-    check_strided(op, name, tensor);
-    TORCH_CHECK(tensor.scalar_type() == input.scalar_type() && tensor.device() == input.device(),
-                "regops.", op, ": expected ", name, " of the input's dtype and device, got ",
-                tensor.dtype(), " on ", tensor.device(), " beside input ", input.dtype(), " on ",
-                input.device());
-  };
-  alike("weight", weight);
-  if (bias) alike("bias", *bias);
+  check_alike(op, "weight", weight, input);
+  if (bias) check_alike(op, "bias", *bias, input);
 }
 
 c10::SymDimVector shape_of_rows(const Tensor& input, const c10::SymInt& features) {

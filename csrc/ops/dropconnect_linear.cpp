@@ -35,11 +35,7 @@ void check_gradient(const Tensor& grad_output, const Tensor& input, const Tensor
   TORCH_CHECK(grad_output.sym_sizes() == shape_of_rows(input, weight.sym_size(0)), "regops.", kName,
               ": expected grad_output of shape ", shape_of_rows(input, weight.sym_size(0)),
               ", got ", grad_output.sym_sizes());
-  TORCH_CHECK(
-      grad_output.scalar_type() == input.scalar_type() && grad_output.device() == input.device(),
-      "regops.", kName, ": expected grad_output of the input's dtype and device, got ",
-      grad_output.dtype(), " on ", grad_output.device(), " and ", input.dtype(), " on ",
-      input.device());
+  check_alike(kName, "grad_output", grad_output, input);
 }
 
 // ---- devices ------------------------------------------------------------------------------------
@@ -63,7 +59,7 @@ Tensor dropped_bias(const Tensor& bias, int64_t rows, const DropConnectWeights& 
   const Tensor all = w.per_sample ? bias.expand({rows, bias.size(0)}) : bias;
   const Tensor kept = all.clone(at::MemoryFormat::Contiguous);
   drop(kept, kDropConnectBiasIndex, w.rule, w.key);
-  return kept.mul_(w.rule.scale_f64);
+  return kept;
 }
 
 Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, double p,
@@ -107,10 +103,10 @@ void bias_gradient(const DropConnectWeights& w, const Tensor& dy, bool drop_bias
     return;
   }
   const Tensor kept = w.per_sample ? dy.clone(at::MemoryFormat::Contiguous) : dy;
-  if (w.per_sample) drop(kept, kDropConnectBiasIndex, w.rule, w.key);
+  if (w.per_sample) drop(kept, kDropConnectBiasIndex, unscaled(w.rule), w.key);
   const Tensor sum =
       kept.sum(0, /*keepdim=*/false, at::promote_types(dy.scalar_type(), at::kFloat));
-  if (!w.per_sample) drop(sum, kDropConnectBiasIndex, w.rule, w.key);
+  if (!w.per_sample) drop(sum, kDropConnectBiasIndex, unscaled(w.rule), w.key);
   result.copy_(sum.mul_(w.rule.scale_f64));
 }
 

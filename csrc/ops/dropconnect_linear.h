@@ -27,6 +27,10 @@ void check_linear_shapes(const char* op, const at::Tensor& input, const at::Tens
 void check_linear(const char* op, const at::Tensor& input, const at::Tensor& weight,
                   const OptionalTensor& bias);
 
+// That a tensor, `name`, is strided and of the input's dtype and device.
+void check_alike(const char* op, const char* name, const at::Tensor& tensor,
+                 const at::Tensor& input);
+
 // The input's shape with another last dimension.
 c10::SymDimVector shape_of_rows(const at::Tensor& input, const c10::SymInt& features);
 
@@ -48,6 +52,9 @@ std::tuple<at::Tensor, at::Tensor> dropconnect_moments(const at::Tensor& input,
                                                        const at::Tensor& weight,
                                                        const OptionalTensor& bias, double p,
                                                        bool drop_bias);
+
+// Whether a derivative through any of these is asked for; some may be undefined.
+bool needs_node(std::initializer_list<at::Tensor> tensors);
 
 // ---- for the binding ----------------------------------------------------------------------------
 

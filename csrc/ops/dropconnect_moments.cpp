@@ -142,6 +142,7 @@ struct MomentsFunction : torch::autograd::Function<MomentsFunction> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const variable_list saved = context->get_saved_variables();
     const Tensor &input = saved[0], &weight = saved[1], &bias = saved[2];
     const double v = odds(context->saved_data["p"].toDouble());
@@ -174,10 +175,7 @@ struct MomentsFunction : torch::autograd::Function<MomentsFunction> {
 
 Moments dropconnect_moments_autograd(const Tensor& input, const Tensor& weight,
                                      const OptionalTensor& bias, double p, bool drop_bias) {
-  const bool needs_node =
-      at::GradMode::is_enabled() &&
-      (input.requires_grad() || weight.requires_grad() || (bias && bias->requires_grad()));
-  if (needs_node) {
+  if (needs_node({input, weight, bias.value_or(Tensor())})) {
     const variable_list moments = MomentsFunction::apply(input, weight, bias, p, drop_bias);
     return {moments[0], moments[1]};
   }

@@ -45,15 +45,9 @@ int64_t panel_lines(int64_t lines, int64_t length, const Tensor& tensor, int64_t
   return ((lines + panels - 1) / panels + 15) / 16 * 16;
 }
 
-DropoutRule unscaled(DropoutRule rule) {
-  rule.scale = 1.0f;
-  rule.scale_f64 = 1.0;
-  return rule;
-}
-
 cpu::DropoutCall mask_call(const void* input, void* output, const Tensor& like,
                            const DropoutRule& rule, const Tensor& key) {
-  return {dtype_of(like), input, output, host_key(key), unscaled(rule), /*stream=*/false};
+  return {dtype_of(like), input, output, host_key(key), rule, /*stream=*/false};
 }
 
 #ifdef REGOPS_WITH_CUDA
@@ -65,11 +59,10 @@ CudaKey cuda_key(const Tensor& key) {
 void mask_cuda(const void* input, const Tensor& output, uint64_t first, const DropoutRule& rule,
                const Tensor& key) {
   const CudaKey on_device = cuda_key(key);
-  const DropoutRule mask = unscaled(rule);
   check_launch(
       "dropconnect_linear",
       regops_dropout_cuda(static_cast<int>(dtype_of(output)), input, output.mutable_data_ptr(),
-                          output.numel(), first, &on_device, &mask, current_stream(output)));
+                          output.numel(), first, &on_device, &rule, current_stream(output)));
 }
 #endif
 
@@ -77,20 +70,21 @@ void mask_cuda(const void* input, const Tensor& output, uint64_t first, const Dr
 void fill_panel(const DropConnectWeights& w, int64_t row, int64_t column, const Tensor& panel) {
   const int64_t rows = panel.size(0), columns = panel.size(1), in_features = w.weight.size(1);
   const bool in_lines = w.weight.stride(1) == 1 || in_features == 1;
+  const DropoutRule mask = unscaled(w.rule);
   const Tensor part = w.weight.narrow(0, row, rows).narrow(1, column, columns);
   const uint64_t first = dropconnect_index(0, row, column, 0, in_features);
 #ifdef REGOPS_WITH_CUDA
   if (panel.is_cuda()) {  // panels of whole rows
     const bool whole = part.is_contiguous();
     if (!whole) panel.copy_(part);
-    mask_cuda(whole ? part.const_data_ptr() : panel.const_data_ptr(), panel, first, w.rule, w.key);
+    mask_cuda(whole ? part.const_data_ptr() : panel.const_data_ptr(), panel, first, mask, w.key);
     return;
   }
 #endif
   if (!in_lines) panel.copy_(part);
   const Tensor& source = in_lines ? part : panel;
   const cpu::DropoutCall all =
-      mask_call(source.const_data_ptr(), panel.mutable_data_ptr(), panel, w.rule, w.key);
+      mask_call(source.const_data_ptr(), panel.mutable_data_ptr(), panel, mask, w.key);
   if (columns == in_features && source.is_contiguous()) {
     parallel_contiguous(panel.numel(), [&](int64_t begin, int64_t end) {
       cpu::dropout_run(all, begin, end, first + begin);
@@ -169,7 +163,7 @@ void grad_weight_by_panels(const DropConnectWeights& w, const Tensor& input,
     const int64_t rows = std::min(lines, outs - row);
     Tensor part = grad_weight.narrow(0, row, rows);
     at::addmm_out(part, part, grad_output.narrow(1, row, rows).t(), input, 0, w.rule.scale_f64);
-    drop(part, dropconnect_index(0, row, 0, 0, length), w.rule, w.key);
+    drop(part, dropconnect_index(0, row, 0, 0, length), unscaled(w.rule), w.key);
   }
 }
 
@@ -201,6 +195,12 @@ void launch(Launcher* launcher, DropConnectProduct product, const DropConnectWei
 #endif
 
 }  // namespace
+
+DropoutRule unscaled(DropoutRule rule) {
+  rule.scale = 1.0f;
+  rule.scale_f64 = 1.0;
+  return rule;
+}
 
 void drop(const Tensor& tensor, uint64_t first, const DropoutRule& rule, const Tensor& key) {
 #ifdef REGOPS_WITH_CUDA

@@ -15,7 +15,10 @@ struct DropConnectWeights {
   bool per_sample;
 };
 
-// Zeroes what the key drops of a contiguous tensor whose logical indices begin at `first`.
+// The same masks without the scale.
+DropoutRule unscaled(DropoutRule rule);
+
+// Drops elements of a contiguous tensor whose logical indices begin at `first`.
 void drop(const at::Tensor& tensor, uint64_t first, const DropoutRule& rule, const at::Tensor& key);
 
 // output = s x (M o W)^T + bias; the bias is undefined, (out_features) or (rows, out_features).

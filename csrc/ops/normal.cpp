@@ -20,6 +20,7 @@ namespace {
 
 void check(const Tensor& like, const Tensor& key) {
   check_dtype("normal_like", "like", like);
+  check_strided("normal_like", "like", like);
   check_key("normal_like", key, like);
 }
 

@@ -42,11 +42,11 @@ def dropconnect_linear(
 
     Wan, Zeiler, Zhang, LeCun, Fergus, "Regularization of Neural Networks using DropConnect", ICML
     2013; the scale 1 / (1 - p) is that of (inverted) dropout, so the weight itself is the mean one.
-    Not DropPath, which drops whole examples or branches.
+    Dropout drops activations, this drops weights; DropPath drops whole examples or branches.
 
     Args:
         input: (..., in_features); float64, float32, bfloat16 or float16. Every row of
-            in_features is an example.
+            in_features is an example: of (batch, time, in_features), every time step.
         weight: (out_features, in_features), of the input's dtype.
         bias: (out_features), of the input's dtype.
         p: Probability of dropping, in [0, 1]. It has 16 bits, as in `dropout`.
@@ -78,10 +78,14 @@ def dropconnect_linear(
             none of those above.
 
     Example:
-        >>> import torch, regops.functional as RF
+        >>> import torch, regops.random, regops.functional as RF
         >>> x, weight = torch.randn(8, 64), torch.randn(32, 64, requires_grad=True)
         >>> y = RF.dropconnect_linear(x, weight, p=0.5)
         >>> y.sum().backward()
+        >>> key = regops.random.key(42)  # the same key, the same mask
+        >>> first = RF.dropconnect_linear(x, weight, p=0.5, key=key)
+        >>> torch.equal(first, RF.dropconnect_linear(x, weight, p=0.5, key=key))
+        True
         >>> round((weight.grad == 0).float().mean().item(), 1)  # dropped weights learn nothing
         0.5
     """

@@ -109,6 +109,13 @@ class DropConnect(nn.Module):
                 target.clear()
             _running.depth -= 1
 
+    def _replicate_for_data_parallel(self) -> Any:
+        """Refuses: a replica would drop the weights of the module that it was copied from."""
+        raise NotImplementedError(
+            "regops.nn.DropConnect: expected DistributedDataParallel, got DataParallel, whose "
+            "copies of modules share one module's masks"
+        )
+
     def __getattr__(self, name: str) -> Any:
         """Attributes of the wrapped module, for what this one lacks."""
         try:

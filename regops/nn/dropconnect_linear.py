@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -13,23 +14,31 @@ import regops.functional as RF
 class DropConnectLinear(nn.Linear):
     """`torch.nn.Linear` whose weights are dropped in training; an instance of torch's class, too.
 
-    By `regops.functional.dropconnect_linear`, whose page says what each option means.
+    By `regops.functional.dropconnect_linear`, whose page says what each option means and costs.
+    Masks follow `torch.manual_seed`; for one under a key of your own call the function.
+
+    With inference="gaussian" evaluation returns a dimension more than training, (samples, ...,
+    out_features), for samples=1 as well: apply the activation, then average over dimension 0,
+    before the next layer:
+
+        h = torch.relu(layer(x))
+        h = h if layer.training else h.mean(0)
 
     Args:
         in_features: Size of the last dimension of the input.
         out_features: Size of that of the output.
-        bias: Whether there is one.
+        bias: Whether there is one. (The third argument, as in torch; p is keyword-only.)
         device: Of the parameters.
         dtype: Of the parameters.
         p: Probability of dropping a weight, in [0, 1].
         mask: "batch" or "sample": one mask for a call, or one for each example.
         drop_bias: Whether the bias is dropped as the weights are.
         inference: "mean" or "gaussian": what evaluation returns.
-        samples: How many numbers an output "gaussian" draws; it then returns (samples, ...,
-            out_features).
+        samples: How many numbers an output "gaussian" draws.
 
     Raises:
-        ValueError: p, mask, inference or samples is not one of those.
+        ValueError: p, mask, inference or samples is not one of those; p is 1 beside "gaussian".
+        TypeError: bias, drop_bias, p or samples is of the wrong type.
 
     Example:
         >>> import torch, regops.nn
@@ -52,6 +61,17 @@ class DropConnectLinear(nn.Linear):
         inference: Literal["mean", "gaussian"] = "mean",
         samples: int = 1,
     ) -> None:
+        for name, value, wanted in (
+            ("bias", bias, bool),
+            ("drop_bias", drop_bias, bool),
+            ("p", p, Real),
+            ("samples", samples, int),
+        ):
+            if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+                expected, got = "float" if wanted is Real else wanted.__name__, type(value).__name__
+                raise TypeError(
+                    f"regops.nn.DropConnectLinear: expected {name}: {expected}, got {got}"
+                )
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"regops.nn.DropConnectLinear: expected p in [0, 1], got {p}")
         if mask not in ("batch", "sample"):
@@ -62,6 +82,10 @@ class DropConnectLinear(nn.Linear):
             raise ValueError(
                 "regops.nn.DropConnectLinear: expected inference 'mean' or 'gaussian', got "
                 f"{inference!r}"
+            )
+        if p == 1.0 and inference == "gaussian":
+            raise ValueError(
+                "regops.nn.DropConnectLinear: expected p in [0, 1) with inference='gaussian', got 1"
             )
         if samples < 1:
             raise ValueError(
