@@ -16,6 +16,8 @@ import torch
 
 from tests.cross_entropy_call import Problem
 from tests.cross_entropy_problems import check, labels, logits, weights
+from tests.dropconnect_linear_call import PRODUCTS, make, product_interpreted
+from tests.dropconnect_linear_call import check as check_product
 from tests.ptx import Device, DeviceError, compile_cuda, require_nvcc
 from tests.ptx.compile import CACHE
 from tests.ptx.mutation import Mutant, barriers, without_each_barrier
@@ -33,11 +35,13 @@ class Driver:
         include: folder for `-I`; the other paths are relative to it.
         files: sources to compile, and the headers with barriers that they use.
         run: runs the kernels and asserts that their results are right.
+        architectures: whose code is run, where sources have branches for more than one.
     """
 
     include: Path
     files: tuple[str, ...]
     run: Callable[[Device], None]
+    architectures: tuple[str, ...] = ("compute_90",)
 
     @property
     def paths(self) -> list[Path]:
@@ -46,7 +50,9 @@ class Driver:
     def check(self, files: list[Path], include: list[Path]) -> None:
         """Compiles files, originals or copies, and runs their kernels."""
         sources = [file for file in files if file.suffix == ".cu"]
-        self.run(Device(compile_cuda(sources, [*include, self.include])))
+        for architecture in self.architectures:
+            folders = [*include, self.include]
+            self.run(Device(compile_cuda(sources, folders, architecture=architecture)))
 
 
 def run_block_reduce(device: Device) -> None:
@@ -94,6 +100,24 @@ def run_cross_entropy(device: Device) -> None:
         check(Problem(x, labels(x), weight=weights(x), gradient="inplace"), device)
 
 
+def run_dropconnect(device: Device) -> None:
+    """Sums over blocks and within them, by plain kernels and by tensor cores."""
+    for shape, dtype, per_sample in (
+        ((3, 64, 70), torch.bfloat16, True),
+        ((40, 8, 10), torch.float32, True),
+        ((9, 64, 40), torch.float32, False),
+        ((3, 13, 70), torch.float32, False),
+        ((33, 264, 24), torch.bfloat16, False),
+        ((3, 1032, 24), torch.bfloat16, False),
+        ((3, 24, 1032), torch.bfloat16, False),
+        ((600, 3, 70), torch.float32, True),  # more blocks than fit at once: no sum is split
+    ):
+        problem = make(*shape, dtype)
+        problem.per_sample = per_sample
+        for product in PRODUCTS:
+            check_product(problem, product, product_interpreted(problem, product, device))
+
+
 DRIVERS = {
     "block_reduce": Driver(SAMPLES, ("block_reduce.cu", "block_reduce.cuh"), run_block_reduce),
     "cross_entropy": Driver(
@@ -103,10 +127,26 @@ DRIVERS = {
             "cuda/cross_entropy_columns.cu",
             "cuda/cross_entropy_rows.cu",
             "cuda/cross_entropy_streamed.cu",
+            "cuda/current_device.cu",
             "cuda/reduce.cuh",
             "cuda/softmax_sums.cuh",
         ),
         run_cross_entropy,
+    ),
+    "dropconnect": Driver(
+        CUDA.parent,
+        (
+            "cuda/current_device.cu",
+            "cuda/dropconnect_linear.cu",
+            "cuda/dropconnect_linear_grad_input.cu",
+            "cuda/dropconnect_linear_grad_weight.cu",
+            "cuda/dropconnect_linear_output.cu",
+            "cuda/dropconnect_mma.cuh",
+            "cuda/dropconnect_mma_grad_input.cu",
+            "cuda/dropconnect_mma_output.cu",
+        ),
+        run_dropconnect,
+        ("compute_90", "compute_80"),  # the latter without clusters
     ),
     "cluster_reduce": Driver(SAMPLES, ("cluster_reduce.cu",), run_cluster_reduce),
 }
