@@ -3,7 +3,6 @@
 #include "cuda/cross_entropy.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "cuda/cross_entropy_launch.h"
 #include "cuda/cross_entropy_row.cuh"
