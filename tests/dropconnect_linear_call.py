@@ -20,7 +20,7 @@ KEY = (0x0123456789ABCDEF, 0x7EDCBA9876543210)
 PRODUCTS = ("output", "grad_input", "grad_weight")
 
 
-class _CudaKey(ctypes.Structure):
+class CudaKey(ctypes.Structure):
     """regops::CudaKey."""
 
     _fields_ = (
@@ -131,9 +131,9 @@ def product_interpreted(
     else:
         like = problem.input if product == "grad_input" else problem.weight
         result = torch.full(like.shape, math.nan, dtype=like.dtype)
-    key = _CudaKey(*KEY, None)
+    key = CudaKey(*KEY, None)
     if problem.key_on_device:
-        key = _CudaKey(1, 1, memory.address(regops.random.key(*KEY)))
+        key = CudaKey(1, 1, memory.address(regops.random.key(*KEY)))
     of_layer = ctypes.byref(_call(problem, memory)), ctypes.c_int(problem.per_sample)
     # By the device, which the launcher asks what it is.
     code = PRODUCTS.index(product)
