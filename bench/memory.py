@@ -69,6 +69,12 @@ def _on_cuda(run: Run, device: torch.device) -> tuple[int, int]:
 
 
 def _on_cpu(run: Run) -> tuple[int, int]:
+    # Once in some thousand runs the profiler's trace lacks the events of a whole run (its clock
+    # puts them outside of the trace). It invents none, so the larger of two findings is right.
+    return max(_profiled(run), _profiled(run))
+
+
+def _profiled(run: Run) -> tuple[int, int]:
     # A peak depends on the order of events, which the profiler's tables drop and its trace keeps.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
