@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import nn
-
-Entry = TypeVar("Entry", "Swapped", "Left")
 
 
 class Swapped(NamedTuple):
@@ -71,17 +69,19 @@ class ConversionReport:
         library = "regops" if self.call == "convert_" else "torch"
         counts.append(f"{len(self.already)} of {library} already")
         lines = [f"regops.{self.call}: {', '.join(counts)}"]
-        lines += _grouped(self.swapped, lambda each: f"swapped: {each.before} -> {each.after}")
-        lines += _grouped(self.left, lambda each: f"left: {each.kind}: {each.why}")
+        lines += _grouped(
+            (f"swapped: {each.before} -> {each.after}", each.name) for each in self.swapped
+        )
+        lines += _grouped((f"left: {each.kind}: {each.why}", each.name) for each in self.left)
         return "\n".join(lines)
 
 
-def _grouped(entries: Iterable[Entry], heading: Callable[[Entry], str]) -> list[str]:
+def _grouped(entries: Iterable[tuple[str, str]]) -> list[str]:
     """Names under one heading each: a model of 48 layers has few kinds and many names."""
     groups: dict[str, list[str]] = {}
-    for entry in entries:
-        groups.setdefault(heading(entry), []).append(f"  {entry.name or '(itself)'}")
-    return [line for title in groups for line in (title, *groups[title])]
+    for heading, name in entries:
+        groups.setdefault(heading, []).append(f"  {name or '(itself)'}")
+    return [line for heading, names in groups.items() for line in (heading, *names)]
 
 
 def class_name(cls: type) -> str:

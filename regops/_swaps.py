@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 Swappable = TypeVar("Swappable", bound="nn.Module | Optimizer")
 
 
-def _never(*_: Any) -> None:
+def _never(_: Any) -> None:
     return None
 
 
@@ -24,14 +24,13 @@ class Swap(Generic[Swappable]):
         torch_class: Only objects of exactly this class are swapped.
         own_class: Takes its place; its objects are swapped back.
         own_options: Attributes that only ours has, with the values by which it is as torch's.
-        why_left: Of an object and of the whole that it is part of, why it must stay; None: it need
-            not.
+        why_left: Why an object of either class must stay; None: it need not.
     """
 
     torch_class: type[Swappable]
     own_class: type[Swappable]
     own_options: Mapping[str, Any] = field(default_factory=dict)
-    why_left: Callable[[Any, Any], str | None] = _never
+    why_left: Callable[[Any], str | None] = _never
 
 
 MODULE_SWAPS: list[Swap[nn.Module]] = []

@@ -25,7 +25,7 @@ def convert_modules(model: nn.Module) -> ConversionReport:
         plain_class = parametrize.type_before_parametrizations(module)
         row = next((each for each in MODULE_SWAPS if each.torch_class is plain_class), None)
         if row is not None:
-            why = _why_bound(module) or row.why_left(module, model)
+            why = _why_bound(module) or row.why_left(module)
             if why is None:
                 rows[module] = row
         elif isinstance(module, tuple(each.own_class for each in MODULE_SWAPS)):
@@ -50,7 +50,7 @@ def revert_modules(model: nn.Module) -> ConversionReport:
         plain_class = parametrize.type_before_parametrizations(module)
         row = next((each for each in MODULE_SWAPS if each.own_class is plain_class), None)
         if row is not None:
-            why = _why_bound(module) or _why_own(module, row)
+            why = _why_bound(module) or _why_own(module, row) or row.why_left(module)
             if why is None:
                 rows[module] = row
             else:
@@ -70,13 +70,13 @@ def revert_modules(model: nn.Module) -> ConversionReport:
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:
     """Each module once, with all its names: one by each module that holds it."""
-    names: dict[nn.Module, list[str]] = {}
-    for prefix, module in model.named_modules():
-        if module is model:
-            names.setdefault(module, []).append("")
+    first = {module: prefix for prefix, module in model.named_modules()}
+    names: dict[nn.Module, list[str]] = {module: [] for module in first}
+    names[model].append("")
+    for module, prefix in first.items():
         for key, child in module._modules.items():
             if child is not None:
-                names.setdefault(child, []).append(f"{prefix}.{key}" if prefix else key)
+                names[child].append(f"{prefix}.{key}" if prefix else key)
     return {module: ", ".join(of_module) for module, of_module in names.items()}
 
 

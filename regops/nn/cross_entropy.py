@@ -127,7 +127,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 # ---- what convert_ swaps and leaves --------------------------------------------------------------
 
 
-def _why_left(module: nn.CrossEntropyLoss, model: nn.Module) -> str | None:
+def _why_left(module: nn.CrossEntropyLoss) -> str | None:
     weight = module.weight
     if weight is not None and weight.dtype not in _DTYPES:
         return f"its weight is of type {str(weight.dtype).removeprefix('torch.')}"

@@ -37,12 +37,6 @@ class Dropout(nn.Dropout):
 # ---- what convert_ swaps and leaves --------------------------------------------------------------
 
 
-def _why_left(module: nn.Dropout, model: nn.Module) -> str | None:
-    if any(param.is_complex() for param in model.parameters()):
-        return "the model has complex parameters, and the op takes no complex input"
-    return None
-
-
 def _why_attention(module: nn.MultiheadAttention) -> str | None:
     if not module.dropout:
         return None
@@ -55,7 +49,7 @@ def _why_recurrent(module: nn.RNNBase) -> str | None:
     return f"its dropout={module.dropout} is inside torch's recurrent kernel"
 
 
-MODULE_SWAPS.append(Swap(nn.Dropout, Dropout, why_left=_why_left))
+MODULE_SWAPS.append(Swap(nn.Dropout, Dropout))
 LEFT_MODULES += [
     ((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), lambda module: "it drops whole channels"),
     ((nn.AlphaDropout, nn.FeatureAlphaDropout), lambda module: "it drops to another value than 0"),

@@ -99,7 +99,7 @@ def _why_torchs(optimizer: Optimizer, row: Row) -> str | None:
                 return f"a parameter is of type {str(param.dtype).removeprefix('torch.')}"
             if param.grad is not None and param.grad.layout != torch.strided:
                 return "a gradient is sparse"
-    return _why_bound(optimizer) or row.why_left(optimizer, optimizer)
+    return _why_bound(optimizer) or row.why_left(optimizer)
 
 
 def _why_own(optimizer: FusedOptimizer, row: Row) -> str | None:
@@ -116,7 +116,7 @@ def _why_own(optimizer: FusedOptimizer, row: Row) -> str | None:
     }
     if options:
         return f"torch has no {', '.join(options)}"
-    return _why_bound(optimizer) or row.why_left(optimizer, optimizer)
+    return _why_bound(optimizer) or row.why_left(optimizer)
 
 
 def _why_bound(optimizer: Optimizer) -> str | None:

@@ -104,7 +104,7 @@ class AdamW(FusedOptimizer, torch.optim.AdamW):
 # ---- what convert_ swaps -------------------------------------------------------------------------
 
 
-def _why_left(optimizer: torch.optim.Adam, _: torch.optim.Adam) -> str | None:
+def _why_left(optimizer: torch.optim.Adam) -> str | None:
     for group in optimizer.param_groups:
         decay = float(group["weight_decay"])
         if decay != 0.0 and not group["decoupled_weight_decay"]:

@@ -96,7 +96,7 @@ class SGDW(FusedOptimizer, torch.optim.SGD):
 # ---- what convert_ swaps -------------------------------------------------------------------------
 
 
-def _why_left(optimizer: torch.optim.SGD, _: torch.optim.SGD) -> str | None:
+def _why_left(optimizer: torch.optim.SGD) -> str | None:
     for group in optimizer.param_groups:
         decay = float(group["weight_decay"])
         if decay != 0.0:
