@@ -75,7 +75,7 @@ def _names(model: nn.Module) -> dict[nn.Module, str]:
     names[model].append("")
     for module, prefix in first.items():
         for key, child in module._modules.items():
-            if child is not None:
+            if child in names:
                 names[child].append(f"{prefix}.{key}" if prefix else key)
     return {module: ", ".join(of_module) for module, of_module in names.items()}
 
