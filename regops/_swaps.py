@@ -37,5 +37,5 @@ MODULE_SWAPS: list[Swap[nn.Module]] = []
 OPTIMIZER_SWAPS: list[Swap[Optimizer]] = []
 
 # Modules without a row that do the like of what ours do: their classes, and why an object of one
-# is left (None: it need not be named). The first reason that applies is reported.
+# is left (None: it need not be named). The first row with a class of the object's decides.
 LEFT_MODULES: list[tuple[tuple[type[nn.Module], ...], Callable[[Any], str | None]]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,39 @@ class ByFunction(nn.Module):
         self.attention_dropout, self.drop_path, self.dropped = 0.1, 0.0, True
 
 
+class ReadsRate(nn.Module):
+    """As attention in transformers does, in a method of a class that it inherits from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.called = regops.nn.Dropout(0.1), regops.nn.Dropout(0.1)
+
+    def attend(self, x: Tensor) -> Tensor:
+        x = nn.functional.dropout(x, self.drop.p if self.training else 0.0)
+        called: Tensor = self.called(x)
+        return called
+
+
+class InheritsRate(ReadsRate):
+    pass
+
+
+class SetsRate(nn.Module):
+    def __init__(self, p: float = 0.1) -> None:
+        super().__init__()
+        self.drop = regops.nn.Dropout(p)
+
+    def anneal(self, p: float) -> None:
+        self.drop.p = p
+
+
+def one_layer_with_dropout() -> nn.Module:
+    """Dropout is between layers, so that this one has none; torch warns so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.LSTM(4, 4, dropout=0.1)
+
+
 def patched() -> nn.Dropout:
     module = nn.Dropout()
     module.forward = lambda input: input  # type: ignore[method-assign]
@@ -267,6 +301,7 @@ LEFT = [
     (nn.CrossEntropyLoss(ignore_index=0.5), "expected ignore_index: int, got float"),  # type: ignore[arg-type]
     (with_reduction("batchmean"), "expected reduction"),
     (patched(), "its forward was replaced on the object"),
+    (InheritsRate(), "its code reads drop.p, and may drop by a function"),
     (ByFunction(), "with attention_dropout=0.1 it may drop by a function"),
 ]
 
@@ -289,13 +324,17 @@ def test_what_is_left_and_why(module: nn.Module, why: str) -> None:
         nn.Linear(2, 2),
         nn.MultiheadAttention(4, 2),
         nn.LSTM(4, 4, 2),
+        one_layer_with_dropout(),
         nn.Softmax(),
+        SetsRate(),
         regops.nn.DropConnectLinear(2, 2),
         regops.nn.DropConnect(nn.LSTM(4, 4), "weight_hh_l0"),
     ],
 )
 def test_what_is_not_worth_a_word(module: nn.Module) -> None:
-    assert str(regops.convert_(module)).endswith(": 0 swapped, 0 left, 0 of regops already")
+    report = regops.convert_(module)
+    assert not report.swapped
+    assert not report.left
 
 
 def test_scripted_modules_are_left() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -108,10 +111,9 @@ def _why_unknown(module: nn.Module) -> str | None:
     if isinstance(module, torch_classes):
         return _subclass_of(module, torch_classes)
     for classes, why_left in LEFT_MODULES:
-        why = why_left(module) if isinstance(module, classes) else None
-        if why is not None:
-            return why
-    return _why_number(module)
+        if isinstance(module, classes):
+            return why_left(module)
+    return _why_number(module) or _why_rate(module)
 
 
 def _why_number(module: nn.Module) -> str | None:
@@ -124,6 +126,32 @@ def _why_number(module: nn.Module) -> str | None:
     if not numbers:
         return None
     return f"with {', '.join(numbers)} it may drop by a function, which is not swapped"
+
+
+def _why_rate(module: nn.Module) -> str | None:
+    """Attention in transformers does not call the Dropout that it holds: it hands on its p."""
+    held = {
+        key
+        for key, child in module._modules.items()
+        if isinstance(child, nn.Dropout) and child.p > 0.0
+    }
+    read: set[str] = set()
+    for cls in type(module).__mro__ if held else ():
+        if cls is nn.Module:
+            break
+        for function in vars(cls).values():
+            code = getattr(inspect.unwrap(function), "__code__", None)
+            if code is not None and "p" in code.co_names:
+                steps = pairwise(dis.get_instructions(code))
+                read |= held & {
+                    one.argval
+                    for one, then in steps
+                    if (then.opname, then.argval) == ("LOAD_ATTR", "p")
+                }
+    if not read:
+        return None
+    reads = ", ".join(f"{name}.p" for name in sorted(read))
+    return f"its code reads {reads}, and may drop by a function, which is not swapped"
 
 
 def _subclass_of(module: nn.Module, classes: tuple[type, ...]) -> str:
