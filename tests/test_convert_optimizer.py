@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -70,12 +71,14 @@ def test_training_goes_on_there_and_back(
     for one, other in zip(described(optimizer), described(reference), strict=True):
         if not isinstance(one, dict) or 0 not in one:
             assert one == other
-    for param, of_reference in zip(params, expected, strict=True):
-        of_param = optimizer.state.get(param, {})
-        assert of_param.keys() == reference.state.get(of_reference, {}).keys()
+    assert len(optimizer.state) == len(reference.state)
+    of = {id(param): other for param, other in zip(params, expected, strict=True)}
+    for param, of_param in optimizer.state.items():
+        of_reference = reference.state[of[id(param)]]
+        assert of_param.keys() == of_reference.keys()
         for entry, value in of_param.items():
-            assert value.dtype == reference.state[of_reference][entry].dtype
-            assert value.device == reference.state[of_reference][entry].device
+            assert value.dtype == of_reference[entry].dtype
+            assert value.device == of_reference[entry].device
     assert_near(
         [value for each in optimizer.state.values() for value in each.values()],
         [value for each in reference.state.values() for value in each.values()],
@@ -367,6 +370,13 @@ def with_replaced_step(params: list[Any]) -> torch.optim.Optimizer:
     return optimizer
 
 
+def with_scheduler_around_replaced_step(params: list[Any]) -> torch.optim.Optimizer:
+    optimizer = torch.optim.AdamW(params)
+    optimizer.step = MethodType(lambda each: None, optimizer)  # type: ignore[method-assign]
+    LambdaLR(optimizer, lambda _: 1.0)
+    return optimizer
+
+
 def of_complex() -> list[nn.Parameter]:
     return [nn.Parameter(torch.ones(2, dtype=torch.complex64))]
 
@@ -381,6 +391,7 @@ LEFT: list[tuple[Any, str]] = [
     (lambda p: torch.optim.AdamW(of_complex()), "a parameter is of type complex64"),
     (lambda p: with_sparse_gradient(), "a gradient is sparse"),
     (with_replaced_step, "its step was replaced on the object"),
+    (with_scheduler_around_replaced_step, "its step was replaced on the object"),
 ]
 
 
