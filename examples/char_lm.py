@@ -111,8 +111,8 @@ class Config:
     layers: int = 4
     width: int = 128
     heads: int = 4
-    context: int = 128
-    batch: int = 16
+    context: int = 256
+    batch: int = 8
     steps: int = 600
     p: float = 0.1
     label_smoothing: float = 0.1
@@ -244,11 +244,11 @@ def train(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, held_out: Tensor, context: int) -> tuple[float, float]:
-    """Loss a character in nats, and share of characters guessed; of 128 windows at most."""
+    """Loss a character in nats, and share of characters guessed; of 64 windows at most."""
     model.eval()
     text = held_out.unfold(0, context + 1, context)
-    text = text[:: max(1, len(text) // 128)][:128]
-    logits = torch.cat([model(part[:, :-1]) for part in text.split(16)]).flatten(0, 1)
+    text = text[:: max(1, len(text) // 64)][:64]
+    logits = torch.cat([model(part[:, :-1]) for part in text.split(8)]).flatten(0, 1)
     target = text[:, 1:].flatten()
     accuracy = (logits.argmax(1) == target).float().mean().item()
     return F.cross_entropy(logits, target).item(), accuracy
