@@ -1,7 +1,7 @@
 """Trains the same network with torch's ops and with regops's, in turn, and compares the two.
 
-What the examples here share: options, a progress bar, timing and the summary. An example's own file
-is the training itself, and does not need this one.
+What the examples here share: options, a progress bar, timing, the summary and the plot. `train` of
+an example is the training itself, and needs nothing of this file.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     result.add_argument("--impl", choices=(*IMPLS, "both"), default="both")
     result.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     result.add_argument("--json", type=Path, help="write times, losses and accuracies here")
+    result.add_argument("--plot", type=Path, help="draw the loss curves here, as a PNG")
     return result
 
 
@@ -70,7 +71,7 @@ def compare(
         evaluate: Loss and accuracy of held-out data.
     """
     impls = IMPLS if options.impl == "both" else (options.impl,)
-    runs = []
+    runs: list[Run] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=len(options.seeds) * rounds * len(impls), loss="")
@@ -98,14 +99,14 @@ def mean_and_spread(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def report(name: str, steps: int, runs: list[Run], path: Path | None = None) -> None:
-    """Prints losses, accuracies and times, and writes them to a JSON file.
+def report(name: str, steps: int, runs: list[Run], options: argparse.Namespace) -> None:
+    """Prints losses, accuracies and times, and writes the files that were asked for.
 
     Args:
         name: Of the example.
         steps: Of the optimizer, a run.
         runs: From `compare`.
-        path: Of the file, if any.
+        options: From `parser`.
     """
     summary: dict[str, Any] = {}
     seeds = len({run.seed for run in runs})
@@ -123,6 +124,33 @@ def report(name: str, steps: int, runs: list[Run], path: Path | None = None) -> 
     if len(summary) == 2:
         ratio = summary["torch"]["seconds"] / summary["regops"]["seconds"]
         print(f"regops trains {ratio:.2f}x as fast as torch ({seeds} seed{'s'[: seeds > 1]})")
-    if path:
+    if options.json:
         content = {"name": name, "steps": steps, "runs": summary}
-        path.write_text(json.dumps({**content, "of_seeds": [asdict(run) for run in runs]}))
+        content["of_seeds"] = [asdict(run) for run in runs]
+        options.json.write_text(json.dumps(content))
+    if options.plot:
+        plot(runs, steps, options.plot)
+
+
+def plot(runs: list[Run], steps: int, path: Path) -> None:
+    """Draws training and held-out loss, of each run a line."""
+    from matplotlib.figure import Figure  # only here: a user may not have it
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    left.set(title="training, with dropout and smoothing", ylabel="loss in nats")
+    right.set(title="held out, without")
+    styles = {"torch": {"color": "tab:blue"}, "regops": {"color": "tab:orange", "ls": "--"}}
+    for impl, style in styles.items():
+        for number, run in enumerate(run for run in runs if run.impl == impl):
+            label = impl if number == 0 else None
+            each = steps / len(run.val_loss)
+            ends = [each * (done + 1) for done in range(len(run.val_loss))]
+            middles = [end - each / 2 for end in ends]
+            left.plot(middles, run.train_loss, lw=1.2, label=label, **style)
+            right.plot(ends, run.val_loss, lw=1.2, label=label, **style)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150, format="png")

@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
         lambda model: evaluate(model, test_x, test_y),
     )
     steps = options.epochs * (len(train_x) // BATCH)
-    comparison.report("convnet", steps, runs, options.json)
+    comparison.report("convnet", steps, runs, options)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         lambda model: evaluate(model, test_x, test_y),
     )
     steps = options.epochs * (len(train_x) // BATCH)
-    comparison.report("digits", steps, runs, options.json)
+    comparison.report("digits", steps, runs, options)
 
 
 if __name__ == "__main__":

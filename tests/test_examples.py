@@ -43,8 +43,9 @@ def example(request: pytest.FixtureRequest) -> ModuleType:
 def test_both_train_from_several_seeds(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, path = example.__name__, tmp_path / "results.json"
-    example.main([*SMALL[name], "--seeds", "0", "1", f"--json={path}"])
+    name, path, plot = example.__name__, tmp_path / "results.json", tmp_path / "curves.png"
+    example.main([*SMALL[name], "--seeds", "0", "1", f"--json={path}", f"--plot={plot}"])
+    assert plot.read_bytes().startswith(b"\x89PNG\r\n")
     content = json.loads(path.read_text())
     assert content["name"] == name
     assert [(run["impl"], run["seed"]) for run in content["of_seeds"]] == [
@@ -79,12 +80,6 @@ def test_help(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--seeds SEED" in printed
 
 
-def test_the_language_model_draws_its_curves(tmp_path: Path) -> None:
-    path = tmp_path / "curves.png"
-    char_lm.main([*SMALL["char_lm"], "--steps=20", f"--plot={path}"])
-    assert path.read_bytes().startswith(b"\x89PNG\r\n")
-
-
 @pytest.mark.parametrize("wrong", ["--steps=30", "--heads=3"])
 def test_the_language_model_refuses(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -116,7 +111,7 @@ def test_without_dropout_both_train_alike() -> None:
     )
     data = char_lm.encode(char_lm.load_text()[0][:20_000])
     torch_losses, regops_losses = (
-        list(char_lm.train(impl, model, 0, data, config, 5))
+        list(char_lm.train(impl, model, 0, data, config))
         for impl in char_lm.OPS
         for model in [char_lm.make_model(impl, 0, config, data.vocabulary)]
     )
