@@ -5,25 +5,22 @@ initial weights:
 
     PYTHONPATH=. python examples/digits.py                # both
     PYTHONPATH=. python examples/digits.py --impl regops
-    PYTHONPATH=. python examples/digits.py --regularizer dropconnect
+    PYTHONPATH=. python examples/digits.py --regularizer dropconnect --seeds 0 1 2
 
 It needs scikit-learn and rich beside regops.
 
-The only difference is where the modules and `AdamW` come from. Two wide hidden layers are far more
-than 8 x 8 pixels need; they make dropout a visible part of the training time, as it is in large
-networks. It follows each of them; DropConnect drops the weights of the layers that read them.
+The only difference is where the modules, the loss and `AdamW` come from. Two wide hidden layers are
+far more than 8 x 8 pixels need; they make dropout a visible part of the training time, as it is in
+large networks. It follows each of them; DropConnect drops the weights of the layers that read them.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import NamedTuple
 
+import comparison
 import torch
-from rich.progress import Progress
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -35,7 +32,7 @@ import regops.optim
 class EagerDropConnectLinear(nn.Linear):
     """DropConnect as one writes it with torch alone: a masked copy of all weights at every step."""
 
-    def __init__(self, in_features: int, out_features: int, p: float) -> None:
+    def __init__(self, in_features: int, out_features: int, *, p: float) -> None:
         super().__init__(in_features, out_features)
         self.p = p
 
@@ -45,17 +42,28 @@ class EagerDropConnectLinear(nn.Linear):
         return nn.functional.linear(input, weight, self.bias)
 
 
-DROPOUT: dict[str, Callable[[float], nn.Module]] = {
-    "torch": nn.Dropout,
-    "regops": regops.nn.Dropout,
-}
-DROPCONNECT: dict[str, Callable[[int, int, float], nn.Module]] = {
-    "torch": EagerDropConnectLinear,
-    "regops": lambda inputs, outputs, p: regops.nn.DropConnectLinear(inputs, outputs, p=p),
-}
-OPTIMIZER: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-    "torch": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True),
-    "regops": lambda model: regops.optim.AdamW(model.parameters(), lr=1e-3),
+class Ops(NamedTuple):
+    """All that differs between the two."""
+
+    dropout: Callable[..., nn.Module]
+    dropconnect_linear: Callable[..., nn.Module]
+    cross_entropy: Callable[..., nn.Module]
+    adamw: Callable[[nn.Module], torch.optim.Optimizer]
+
+
+OPS = {
+    "torch": Ops(
+        nn.Dropout,
+        EagerDropConnectLinear,
+        nn.CrossEntropyLoss,
+        lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True),
+    ),
+    "regops": Ops(
+        regops.nn.Dropout,
+        regops.nn.DropConnectLinear,
+        regops.nn.CrossEntropyLoss,
+        lambda model: regops.optim.AdamW(model.parameters(), lr=1e-3),
+    ),
 }
 WIDTH = 1024
 BATCH = 256
@@ -79,15 +87,15 @@ def make_model(
     """A multilayer perceptron. One seed gives all the same weights, for none has others."""
     torch.manual_seed(seed)
     if regularizer == "dropconnect":
-        linear = DROPCONNECT[impl]
+        linear = OPS[impl].dropconnect_linear
         return nn.Sequential(
             nn.Linear(64, width),
             nn.ReLU(),
-            linear(width, width, 0.5),
+            linear(width, width, p=0.5),
             nn.ReLU(),
-            linear(width, 10, 0.5),
+            linear(width, 10, p=0.5),
         )
-    dropout = DROPOUT[impl]
+    dropout = OPS[impl].dropout
     return nn.Sequential(
         nn.Linear(64, width),
         nn.ReLU(),
@@ -107,69 +115,66 @@ def batches(x: Tensor, y: Tensor, epoch: int, size: int = BATCH) -> Iterator[tup
             yield x[chosen], y[chosen]
 
 
-def train_epoch(
+def train(
+    impl: str,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
-    epoch: int,
+    *,
+    epochs: int = EPOCHS,
     batch: int = BATCH,
-) -> int:
-    """One pass over the data; returns the number of steps."""
-    model.train()
-    steps = 0
-    for inputs, labels in batches(x, y, epoch, batch):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), labels).backward()
-        optimizer.step()
-        steps += 1
-    return steps
+    label_smoothing: float = 0.1,
+) -> Iterator[float]:
+    """Trains a model and yields the mean loss of each epoch."""
+    criterion = OPS[impl].cross_entropy(label_smoothing=label_smoothing)
+    optimizer = OPS[impl].adamw(model)
+    for epoch in range(epochs):
+        model.train()
+        losses = []
+        for inputs, labels in batches(x, y, epoch, batch):
+            loss = criterion(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        yield torch.stack(losses).mean().item()
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of images that the model labels correctly."""
+def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Loss without smoothing, and share of images that the model labels correctly."""
     model.eval()
-    return (model(x).argmax(1) == y).float().mean().item()
+    logits = model(x)
+    accuracy = (logits.argmax(1) == y).float().mean().item()
+    return nn.functional.cross_entropy(logits, y).item(), accuracy
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Trains and prints accuracies and times."""
-    parser = argparse.ArgumentParser(description="digits with torch's modules and regops's")
-    parser.add_argument("--impl", choices=("torch", "regops", "both"), default="both")
+    parser = comparison.parser("digits with torch's modules and regops's")
     parser.add_argument("--regularizer", choices=("dropout", "dropconnect"), default="dropout")
+    parser.add_argument("--label-smoothing", type=float, default=0.1)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    options = parser.parse_args()
+    parser.add_argument("--width", type=int, default=WIDTH)
+    options = parser.parse_args(arguments)
 
     train_x, test_x, train_y, test_y = load_data()
-    chosen = list(DROPOUT) if options.impl == "both" else [options.impl]
-    models = {name: make_model(name, options.regularizer) for name in chosen}
-    optimizers = {name: OPTIMIZER[name](model) for name, model in models.items()}
-    seconds = dict.fromkeys(chosen, 0.0)
-    steps = 0
-    with Progress() as progress:
-        task = progress.add_task("training", total=options.epochs)
-        for epoch in range(options.epochs):
-            # Epoch by epoch in turn, so that a machine that slows down slows both.
-            for name in chosen if epoch % 2 else reversed(chosen):
-                start = time.perf_counter()
-                count = train_epoch(models[name], optimizers[name], train_x, train_y, epoch)
-                seconds[name] += time.perf_counter() - start
-            steps += count
-            progress.advance(task)
-
-    runs = {
-        name: {"seconds": seconds[name], "accuracy": accuracy(model, test_x, test_y)}
-        for name, model in models.items()
-    }
-    for name, run in runs.items():
-        print(
-            f"{name:>6}: test accuracy {run['accuracy']:.1%}, "
-            f"{run['seconds']:.2f} s for {steps} steps"
-        )
-    if options.json:
-        options.json.write_text(json.dumps({"name": "digits", "steps": steps, "runs": runs}))
+    runs = comparison.compare(
+        options,
+        options.epochs,
+        lambda impl, seed: make_model(impl, options.regularizer, options.width, seed),
+        lambda impl, model, seed: train(
+            impl,
+            model,
+            train_x,
+            train_y,
+            epochs=options.epochs,
+            label_smoothing=options.label_smoothing,
+        ),
+        lambda model: evaluate(model, test_x, test_y),
+    )
+    steps = options.epochs * (len(train_x) // BATCH)
+    comparison.report("digits", steps, runs, options)
 
 
 if __name__ == "__main__":
