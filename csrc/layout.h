@@ -4,6 +4,7 @@
 // Random masks belong to logical indices, and memory wants to be walked in memory order. The
 // dimension of logical stride 1 ("rows") is where one Philox block serves 8 neighbours; the
 // dimension of memory stride 1 ("columns") is where vector loads go. All others are "outer".
+// The tensor may be a slice of a larger one, whose indices its elements then have.
 // Torch-free, because CPU and CUDA kernels take it by value.
 #pragma once
 
@@ -14,6 +15,7 @@ namespace regops {
 constexpr int kMaxOuterDims = 4;
 
 struct PermutedLayout {
+  int64_t first;                                   // logical index of the first element
   int64_t rows, row_memory;                        // logical stride 1, memory stride row_memory
   int64_t columns, column_memory, column_logical;  // column_memory is 1 unless row_memory is
   int64_t outer;                                   // product of outer_size
@@ -36,7 +38,7 @@ struct OuterOrigin {
 __host__ __device__
 #endif
     inline OuterOrigin outer_origin(const PermutedLayout& layout, int64_t index) {
-  OuterOrigin origin = {0, 0};
+  OuterOrigin origin = {0, layout.first};
   for (int d = layout.outer_dims - 1; d >= 0; --d) {
     const int64_t i = index % layout.outer_size[d];
     index /= layout.outer_size[d];

@@ -103,10 +103,14 @@ std::vector<uint32_t> variate_blocks(uint64_t seed, uint64_t offset, uint64_t fi
 }
 
 // What kernels are told of a dense tensor's memory order, for tests of those that run elsewhere.
-py::object permuted_layout(const at::Tensor& tensor) {
-  const auto layout = regops::permuted_layout(tensor);
+py::object permuted_layout(const at::Tensor& tensor, int64_t first,
+                           const std::optional<std::vector<int64_t>>& strides) {
+  regops::LogicalIndices indices{first, std::nullopt};
+  if (strides) indices.strides = *strides;
+  const auto layout = regops::permuted_layout(tensor, indices);
   if (!layout) return py::none();
   py::dict fields;
+  fields["first"] = layout->first;
   fields["rows"] = layout->rows;
   fields["row_memory"] = layout->row_memory;
   fields["columns"] = layout->columns;
@@ -225,7 +229,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("read_write_", &regops::read_write_inplace, py::arg("written"), py::arg("read"));
   m.def("build_info", &build_info);
   m.def("variate_blocks", &variate_blocks, py::arg("seed"), py::arg("offset"), py::arg("first"));
-  m.def("permuted_layout", &permuted_layout, py::arg("tensor"));
+  m.def("permuted_layout", &permuted_layout, py::arg("tensor"), py::arg("first") = 0,
+        py::arg("strides") = py::none());
   m.def("parallel_threads", &parallel_threads);
   m.def("philox_block", &philox_block, py::arg("key"), py::arg("counter_low"),
         py::arg("counter_high"));

@@ -47,6 +47,7 @@ class _Rule(ctypes.Structure):
 
 class _Layout(ctypes.Structure):
     _fields_ = (
+        ("first", ctypes.c_int64),
         ("rows", ctypes.c_int64),
         ("row_memory", ctypes.c_int64),
         ("columns", ctypes.c_int64),

@@ -30,16 +30,46 @@ __device__ __forceinline__ T apply(T x, bool keep, typename Element<T>::Compute 
   return Element<T>::round(dropout_element(Element<T>::widen(x), keep, scale));
 }
 
+// Where a kernel's rule comes from: from the host, which also chooses the kernel of its precision,
+template <bool kFine>
+struct RuleOfHost {
+  DropoutRule rule;
+
+  __device__ DropoutRule load() const { return rule; }
+  __device__ static uint32_t keep_bits(Key key, uint64_t group, const DropoutRule& rule) {
+    return dropout_keep_bits<kFine>(key, group, rule.threshold);
+  }
+};
+
+// or from a p that only the device knows, and that may be any number. Each thread makes the rule:
+// some 30 instructions of float64 and a uniform branch, next to the Philox rounds of 64 bytes.
+struct RuleOfDevice {
+  const double* p;
+
+  __device__ DropoutRule load() const {
+    if (*p > 0.0 && *p < 1.0) return dropout_rule(*p);
+    if (*p == 1.0) return {0, false, 0.0f, 0.0};  // a scale of 0: none is kept
+    const double scale = *p == 0.0 ? 1.0 : __longlong_as_double(0x7FF8000000000000);
+    return {0, false, static_cast<float>(scale), scale};  // all are kept, or all are nan
+  }
+  __device__ static uint32_t keep_bits(Key key, uint64_t group, const DropoutRule& rule) {
+    if (rule.scale_f64 == 0.0) return 0;
+    return rule.fine ? dropout_keep_bits<true>(key, group, rule.threshold)
+                     : dropout_keep_bits<false>(key, group, rule.threshold);
+  }
+};
+
 // Vectors of kSize elements; kSize divides 8, so a vector lies within one group of random bits.
 // first_index is a multiple of kSize. kSize = 1 serves any alignment.
-template <class T, int kSize, bool kFine>
+template <class T, int kSize, class Rule>
 __global__ void __launch_bounds__(kThreads)
     dropout_run(const T* input, T* output, int64_t vectors, uint64_t first_index, CudaKey cuda_key,
-                DropoutRule rule) {
+                Rule source) {
   using Pack = Vector<T, kSize>;
   const Pack* in = reinterpret_cast<const Pack*>(input);
   Pack* out = reinterpret_cast<Pack*>(output);
   const Key key = cuda_key.load();
+  const DropoutRule rule = source.load();
   const auto scale = scale_of<T>(rule);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * kUnroll) + threadIdx.x;
 
@@ -54,8 +84,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t i = first + u * kThreads;
     if (i >= vectors) return;
     const uint64_t index = first_index + static_cast<uint64_t>(i) * kSize;
-    const uint32_t keep = dropout_keep_bits<kFine>(key, index / kDropoutGroup, rule.threshold) >>
-                          (index % kDropoutGroup);
+    const uint32_t keep =
+        Rule::keep_bits(key, index / kDropoutGroup, rule) >> (index % kDropoutGroup);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
       pack[u].element[k] = apply(pack[u].element[k], keep >> k & 1u, scale);
@@ -112,22 +142,35 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T, int kSize>
+template <class T, int kSize, class Rule>
 int launch_run(const void* input, void* output, int64_t n, uint64_t first_index, const CudaKey& key,
-               const DropoutRule& rule, cudaStream_t stream) {
+               const Rule& rule, cudaStream_t stream) {
   const int64_t vectors = n / kSize;
   if (vectors > 0) {
     const unsigned blocks =
         static_cast<unsigned>((vectors + kThreads * kUnroll - 1) / (kThreads * kUnroll));
-    const auto kernel = rule.fine ? dropout_run<T, kSize, true> : dropout_run<T, kSize, false>;
-    kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(input), static_cast<T*>(output),
-                                            vectors, first_index, key, rule);
+    dropout_run<T, kSize, Rule><<<blocks, kThreads, 0, stream>>>(
+        static_cast<const T*>(input), static_cast<T*>(output), vectors, first_index, key, rule);
   }
   if (const int64_t done = vectors * kSize; done < n) {
-    return launch_run<T, 1>(static_cast<const T*>(input) + done, static_cast<T*>(output) + done,
-                            n - done, first_index + done, key, rule, stream);
+    return launch_run<T, 1, Rule>(static_cast<const T*>(input) + done,
+                                  static_cast<T*>(output) + done, n - done, first_index + done, key,
+                                  rule, stream);
   }
   return static_cast<int>(cudaGetLastError());
+}
+
+// `rule` is of the host or of the device.
+template <class Rule>
+int launch_contiguous(int dtype, const void* input, void* output, int64_t n, uint64_t first_index,
+                      const CudaKey& key, const Rule& rule, void* stream) {
+  return for_dtype(dtype, [&](auto type) {
+    using T = decltype(type);
+    constexpr int kSize = kVectorSize<T>;
+    const bool vectors = is_aligned(input) && is_aligned(output) && first_index % kSize == 0;
+    const auto launch = vectors ? launch_run<T, kSize, Rule> : launch_run<T, 1, Rule>;
+    return launch(input, output, n, first_index, key, rule, static_cast<cudaStream_t>(stream));
+  });
 }
 
 template <class T, int kSize>
@@ -166,14 +209,18 @@ bool columns_align(const PermutedLayout& layout, const void* input, const void* 
 extern "C" int regops_dropout_cuda(int dtype, const void* input, void* output, int64_t n,
                                    uint64_t first_index, const regops::CudaKey* key,
                                    const regops::DropoutRule* rule, void* stream) {
-  return regops::for_dtype(dtype, [&](auto type) {
-    using T = decltype(type);
-    constexpr int kSize = regops::kVectorSize<T>;
-    const bool vectors =
-        regops::is_aligned(input) && regops::is_aligned(output) && first_index % kSize == 0;
-    const auto launch = vectors ? regops::launch_run<T, kSize> : regops::launch_run<T, 1>;
-    return launch(input, output, n, first_index, *key, *rule, static_cast<cudaStream_t>(stream));
-  });
+  const auto launch = [&](const auto& of_host) {
+    return regops::launch_contiguous(dtype, input, output, n, first_index, *key, of_host, stream);
+  };
+  return rule->fine ? launch(regops::RuleOfHost<true>{*rule})
+                    : launch(regops::RuleOfHost<false>{*rule});
+}
+
+extern "C" int regops_dropout_tensor_p_cuda(int dtype, const void* input, void* output, int64_t n,
+                                            const regops::CudaKey* key, const double* p,
+                                            void* stream) {
+  return regops::launch_contiguous(dtype, input, output, n, 0, *key, regops::RuleOfDevice{p},
+                                   stream);
 }
 
 extern "C" int regops_dropout_permuted_cuda(int dtype, const void* input, void* output,

@@ -29,7 +29,7 @@ struct DropoutRule {
 };
 
 // Requires 0 < p < 1.
-inline DropoutRule dropout_rule(double p) {
+REGOPS_HOST_DEVICE DropoutRule dropout_rule(double p) {
   constexpr double kCoarse = 65536.0, kFine = 4294967296.0;
   DropoutRule rule;
   double threshold = std::nearbyint(p * kCoarse);

@@ -13,12 +13,14 @@ struct Dim {
 
 }  // namespace
 
-std::optional<PermutedLayout> permuted_layout(const at::Tensor& tensor) {
+std::optional<PermutedLayout> permuted_layout(const at::Tensor& tensor,
+                                              const LogicalIndices& indices) {
   std::vector<Dim> dims;
-  int64_t logical = 1;
+  int64_t row_major = 1;
   for (int64_t d = tensor.dim() - 1; d >= 0; --d) {
+    const int64_t logical = indices.strides ? (*indices.strides)[d] : row_major;
     if (tensor.size(d) != 1) dims.push_back({tensor.size(d), tensor.stride(d), logical});
-    logical *= tensor.size(d);
+    row_major *= tensor.size(d);
   }
   std::sort(dims.begin(), dims.end(),
             [](const Dim& a, const Dim& b) { return a.memory < b.memory; });
@@ -44,6 +46,7 @@ std::optional<PermutedLayout> permuted_layout(const at::Tensor& tensor) {
   const Dim columns = take([](const Dim&) { return true; });  // the innermost that is left
   if (merged.size() > kMaxOuterDims) return std::nullopt;
   PermutedLayout layout = {};
+  layout.first = indices.first;
   layout.rows = rows.size;
   layout.row_memory = rows.memory;
   layout.columns = columns.size;

@@ -51,11 +51,6 @@ cpu::DropoutCall mask_call(const void* input, void* output, const Tensor& like,
 }
 
 #ifdef REGOPS_WITH_CUDA
-CudaKey cuda_key(const Tensor& key) {
-  if (key.is_cpu()) return {host_key(key), nullptr};
-  return {{0, 0}, key.const_data_ptr<int64_t>()};
-}
-
 void mask_cuda(const void* input, const Tensor& output, uint64_t first, const DropoutRule& rule,
                const Tensor& key) {
   const CudaKey on_device = cuda_key(key);

@@ -1,4 +1,5 @@
-// regops::dropout(input, p, key) and regops::dropout_, its in-place form.
+// regops::dropout(input, p, key), its in-place form regops::dropout_, regops::dropout_shard of a
+// slice of a larger tensor, and regops::dropout.tensor_p with p in a tensor.
 //
 // Pure functions of their arguments: the mask is recomputed from the key, so backward is the same
 // op on the gradient and 16 bytes of key are all that is saved for it. 2 x bytes of the input move
@@ -6,11 +7,8 @@
 #include "ops/dropout.h"
 
 #include <ATen/MemoryOverlap.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/core/DeviceGuard.h>
-#include <torch/csrc/autograd/VariableTypeUtils.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "cpu/dropout.h"
@@ -29,49 +27,60 @@ namespace regops {
 
 using at::Tensor;
 
-namespace {
-
 // ---- the contract: what is accepted, and what comes out ----------------------------------------
 
-void check_tensor(const Tensor& input) {
+void check_dropout(const Tensor& input, double p, const Tensor& key) {
+  check_p("dropout", p);
   check_dtype("dropout", "input", input);
   check_strided("dropout", "input", input);
-}
-
-void check(const Tensor& input, double p, const Tensor& key) {
-  check_p("dropout", p);
-  check_tensor(input);
   check_key("dropout", key, input);
 }
 
-void check_leaf(const Tensor& input) {
-  TORCH_CHECK(
-      !(at::GradMode::is_enabled() && input.requires_grad() && input.is_leaf() && !input.is_view()),
-      "regops.dropout: a leaf tensor of shape ", input.sizes(),
-      " that requires grad is being used in an in-place operation");
+namespace {
+
+void check_shard(const Tensor& input, double p, const Tensor& key, size_t strides) {
+  check_dropout(input, p, key);
+  TORCH_CHECK_VALUE(static_cast<int64_t>(strides) == input.dim(),
+                    "regops.dropout: expected a stride for each of ", input.dim(),
+                    " dimensions, got ", strides);
+}
+
+// p is not looked at: it may be on a device that is still computing it.
+void check_tensor_p(const Tensor& input, const Tensor& p, const Tensor& key) {
+  check_dropout(input, 0.5, key);
+  TORCH_CHECK_VALUE(p.numel() == 1, "regops.dropout: expected p of one element, got shape ",
+                    p.sizes());
+  TORCH_CHECK_TYPE(at::isFloatingType(p.scalar_type()),
+                   "regops.dropout: expected p of a floating-point dtype, got torch.",
+                   c10::getDtypeNames(p.scalar_type()).first);
+  TORCH_CHECK(p.device() == input.device() || p.is_cpu(), "regops.dropout: expected p on ",
+              input.device(), input.is_cpu() ? "" : " or cpu", ", got ", p.device());
 }
 
 // ---- devices: each fills `output`, dense and of the input's dtype and strides, or the input
-// itself
+// itself; the rule's 0 < p < 1
 
-using Run = void (*)(const Tensor& input, const Tensor& output, double p, const Tensor& key);
+using Run = void (*)(const Tensor& input, const Tensor& output, const DropoutRule& rule,
+                     const Tensor& key, const LogicalIndices& indices);
 
-void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& key) {
+void run_cpu(const Tensor& input, const Tensor& output, const DropoutRule& rule, const Tensor& key,
+             const LogicalIndices& indices) {
   cpu::DropoutCall call;
   call.dtype = dtype_of(input);
   call.input = input.const_data_ptr();
   call.output = output.mutable_data_ptr();
   call.key = host_key(key);
-  call.rule = dropout_rule(p);
+  call.rule = rule;
   call.stream = call.input != call.output && static_cast<int64_t>(output.nbytes()) >= kStreamBytes;
 
-  if (input.is_contiguous()) {
+  const auto run_all = [&] {
     parallel_contiguous(input.numel(), [&](int64_t begin, int64_t end) {
-      cpu::dropout_run(call, begin, end, begin);
+      cpu::dropout_run(call, begin, end, indices.first + begin);
     });
-    return;
-  }
-  const PermutedLayout layout = *permuted_layout(input);
+  };
+  if (input.is_contiguous() && !indices.strides) return run_all();
+  const PermutedLayout layout = *permuted_layout(input, indices);
+  if (is_run(layout)) return run_all();
   parallel_permuted(
       layout,
       [&](int64_t memory, int64_t logical, int64_t n) {
@@ -81,207 +90,170 @@ void run_cpu(const Tensor& input, const Tensor& output, double p, const Tensor& 
 }
 
 #ifdef REGOPS_WITH_CUDA
-void run_cuda(const Tensor& input, const Tensor& output, double p, const Tensor& key) {
+void run_cuda(const Tensor& input, const Tensor& output, const DropoutRule& rule, const Tensor& key,
+              const LogicalIndices& indices) {
   const c10::DeviceGuard guard(input.device());
-  const Tensor contiguous_key = key.contiguous();
-  CudaKey cuda_key = {{0, 0}, nullptr};
-  if (key.is_cpu()) {
-    cuda_key.host = host_key(contiguous_key);
-  } else {
-    cuda_key.device = contiguous_key.const_data_ptr<int64_t>();
-  }
+  const Tensor dense_key = key.contiguous();
+  const CudaKey on_device = cuda_key(dense_key);
   const int dtype = static_cast<int>(dtype_of(input));
-  const DropoutRule rule = dropout_rule(p);
-  int error;
-  if (input.is_contiguous()) {
-    error = regops_dropout_cuda(dtype, input.const_data_ptr(), output.mutable_data_ptr(),
-                                input.numel(), 0, &cuda_key, &rule, current_stream(input));
-  } else {
-    const PermutedLayout layout = *permuted_layout(input);
-    error = regops_dropout_permuted_cuda(dtype, input.const_data_ptr(), output.mutable_data_ptr(),
-                                         &layout, &cuda_key, &rule, current_stream(input));
-  }
-  check_launch("dropout", error);
+  const auto run_all = [&] {
+    return regops_dropout_cuda(dtype, input.const_data_ptr(), output.mutable_data_ptr(),
+                               input.numel(), indices.first, &on_device, &rule,
+                               current_stream(input));
+  };
+  const auto run_permuted = [&](const PermutedLayout& layout) {
+    return regops_dropout_permuted_cuda(dtype, input.const_data_ptr(), output.mutable_data_ptr(),
+                                        &layout, &on_device, &rule, current_stream(input));
+  };
+  if (input.is_contiguous() && !indices.strides) return check_launch("dropout", run_all());
+  const PermutedLayout layout = *permuted_layout(input, indices);
+  check_launch("dropout", is_run(layout) ? run_all() : run_permuted(layout));
+}
+
+// p on the device, where it stays: the kernel makes the rule.
+void run_cuda_tensor_p(const Tensor& input, const Tensor& output, const Tensor& p,
+                       const Tensor& key) {
+  const c10::DeviceGuard guard(input.device());
+  const Tensor dense_key = key.contiguous(), wide = p.to(at::kDouble);
+  const CudaKey on_device = cuda_key(dense_key);
+  check_launch("dropout", regops_dropout_tensor_p_cuda(
+                              static_cast<int>(dtype_of(input)), input.const_data_ptr(),
+                              output.mutable_data_ptr(), input.numel(), &on_device,
+                              wide.const_data_ptr<double>(), current_stream(input)));
 }
 #endif
 
-bool is_walkable(const Tensor& tensor) {
-  return tensor.is_contiguous() ||
-         (tensor.is_non_overlapping_and_dense() && permuted_layout(tensor).has_value());
+bool is_walkable(const Tensor& tensor, const LogicalIndices& indices) {
+  return (tensor.is_contiguous() && !indices.strides) ||
+         (tensor.is_non_overlapping_and_dense() && permuted_layout(tensor, indices).has_value());
 }
 
 template <Run run>
-Tensor dropout(const Tensor& input, double p, const Tensor& key) {
-  check(input, p, key);
+Tensor fill(const Tensor& input, double p, const Tensor& key, const LogicalIndices& indices) {
   const Tensor output = empty_output(input);
   if (p == 1.0) return output.zero_();
   if (p == 0.0) return output.copy_(input);
   if (input.numel() == 0) return output;
-  if (is_walkable(input) && output.strides() == input.strides()) {
-    run(input, output, p, key);
-  } else if (is_walkable(output)) {  // gaps or overlap in the input: the copy is the only read
+  const DropoutRule rule = dropout_rule(p);
+  if (is_walkable(input, indices) && output.strides() == input.strides()) {
+    run(input, output, rule, key, indices);
+  } else if (is_walkable(output, indices)) {  // gaps or overlap in the input: the copy only reads
     output.copy_(input);
-    run(output, output, p, key);
+    run(output, output, rule, key, indices);
   } else {
     const Tensor dense = input.contiguous();
-    run(dense, dense, p, key);
+    TORCH_CHECK_NOT_IMPLEMENTED(is_walkable(dense, indices),
+                                "regops.dropout: expected a slice along at most ", kMaxOuterDims,
+                                " dimensions, got shape ", input.sizes(), " with strides ",
+                                indices.strides.value_or(at::IntArrayRef()));
+    run(dense, dense, rule, key, indices);
     output.copy_(dense);
   }
   return output;
 }
 
 template <Run run>
+Tensor dropout(const Tensor& input, double p, const Tensor& key) {
+  check_dropout(input, p, key);
+  return fill<run>(input, p, key, {});
+}
+
+template <Run run>
+Tensor dropout_shard(const Tensor& input, double p, const Tensor& key, int64_t offset,
+                     at::IntArrayRef strides) {
+  check_shard(input, p, key, strides.size());
+  return fill<run>(input, p, key, {offset, strides});
+}
+
+template <Run run>
+Tensor dropout_host_p(const Tensor& input, const Tensor& p, const Tensor& key) {
+  check_tensor_p(input, p, key);
+  return dropout<run>(input, p.item<double>(), key);
+}
+
+#ifdef REGOPS_WITH_CUDA
+Tensor dropout_tensor_p_cuda(const Tensor& input, const Tensor& p, const Tensor& key) {
+  if (p.is_cpu()) return dropout_host_p<run_cuda>(input, p, key);
+  check_tensor_p(input, p, key);
+  const Tensor dense = input.contiguous(), output = at::empty_like(dense);
+  if (dense.numel() > 0) run_cuda_tensor_p(dense, output, p, key);
+  if (dense.is_same(input)) return output;
+  return at::empty_like(input).copy_(output);
+}
+#endif
+
+template <Run run>
 void dropout_inplace(const Tensor& input, double p, const Tensor& key) {
-  check(input, p, key);
+  check_dropout(input, p, key);
   at::assert_no_internal_overlap(input);
   if (p == 0.0 || input.numel() == 0) return;
   if (p == 1.0) {
     input.zero_();
-  } else if (is_walkable(input)) {
-    run(input, input, p, key);
+  } else if (is_walkable(input, {})) {
+    run(input, input, dropout_rule(p), key, {});
   } else {
     const Tensor dense = input.contiguous();
-    run(dense, dense, p, key);
+    run(dense, dense, dropout_rule(p), key, {});
     input.copy_(dense);
   }
 }
 
 Tensor dropout_meta(const Tensor& input, double p, const Tensor& key) {
-  check(input, p, key);
+  check_dropout(input, p, key);
+  return at::empty_like(input);
+}
+
+Tensor dropout_shard_meta(const Tensor& input, double p, const Tensor& key, c10::SymInt,
+                          c10::SymIntArrayRef strides) {
+  check_shard(input, p, key, strides.size());
+  return at::empty_like(input);
+}
+
+Tensor dropout_tensor_p_meta(const Tensor& input, const Tensor& p, const Tensor& key) {
+  check_tensor_p(input, p, key);
   return at::empty_like(input);
 }
 
 void dropout_inplace_meta(const Tensor& input, double p, const Tensor& key) {
-  check(input, p, key);
-}
-
-// ---- autograd: dx = dropout(dy, p, key), which is differentiable in its turn --------------------
-
-Tensor call_dropout(const Tensor& input, double p, const Tensor& key) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("regops::dropout", "")
-                             .typed<Tensor(const Tensor&, double, const Tensor&)>();
-  return op.call(input, p, key);
-}
-
-void call_dropout_inplace(const Tensor& input, double p, const Tensor& key) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("regops::dropout_", "")
-                             .typed<void(const Tensor&, double, const Tensor&)>();
-  op.call(input, p, key);
-}
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-template <bool kInplace>
-struct DropoutFunction : torch::autograd::Function<DropoutFunction<kInplace>> {
-  static Tensor forward(AutogradContext* context, const Tensor& input, double p,
-                        const Tensor& key) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({key});
-    context->saved_data["p"] = p;
-    if constexpr (!kInplace) return call_dropout(input, p, key);
-    call_dropout_inplace(input, p, key);
-    context->mark_dirty({input});
-    return input;
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const Tensor& gradient = gradients[0];
-    if (!gradient.defined()) return {Tensor(), Tensor(), Tensor()};
-    const Tensor key = context->get_saved_variables()[0];
-    return {call_dropout(gradient, context->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
-  }
-};
-
-bool needs_node(const Tensor& input) {
-  return (at::GradMode::is_enabled() && input.requires_grad()) || input._fw_grad(0).defined();
-}
-
-Tensor dropout_autograd(const Tensor& input, double p, const Tensor& key) {
-  if (needs_node(input)) return DropoutFunction<false>::apply(input, p, key);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return call_dropout(input, p, key);
-}
-
-void dropout_inplace_autograd(const Tensor& input, double p, const Tensor& key) {
-  check(input, p, key);
-  check_leaf(input);
-  const bool needs = needs_node(input);
-  torch::autograd::check_inplace(input, needs);
-  if (needs) {  // marks the input dirty, which counts its version up
-    DropoutFunction<true>::apply(input, p, key);
-    return;
-  }
-  const at::AutoDispatchBelowAutograd guard;
-  call_dropout_inplace(input, p, key);
-}
-
-// Reached without Autograd too: a tensor from outside that is written in inference mode.
-void dropout_inplace_version(const Tensor& input, double p, const Tensor& key) {
-  {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    call_dropout_inplace(input, p, key);
-  }
-  torch::autograd::increment_version(input);
+  check_dropout(input, p, key);
 }
 
 }  // namespace
 
-Tensor dropout_eager(const Tensor& input, double p, bool training, bool inplace,
-                     const std::optional<Tensor>& key,
-                     const std::optional<at::Generator>& generator) {
-  check_p("dropout", p);
-  TORCH_CHECK_VALUE(
-      !key || !generator,
-      "regops.dropout: expected key or generator, got both: a key needs no generator");
-  if (key) check_key("dropout", *key, input);
-  if (!training || p == 0.0) return input;
-  check_tensor(input);
-  if (inplace) {
-    check_leaf(input);
-    at::assert_no_internal_overlap(input);
-  }
-  // p = 1 drops all: no random number is needed, and as in torch none is drawn.
-  const Tensor used = key        ? *key
-                      : p == 1.0 ? at::zeros({2}, input.options().dtype(at::kLong))
-                                 : new_eager_key(input, generator);
-  if (!inplace) return call_dropout(input, p, used);
-  call_dropout_inplace(input, p, used);
-  return input;
-}
-
 TORCH_LIBRARY_FRAGMENT(regops, m) {
   m.def("dropout(Tensor input, float p, Tensor key) -> Tensor", {at::Tag::pt2_compliant_tag});
   m.def("dropout_(Tensor(a!) input, float p, Tensor key) -> ()", {at::Tag::pt2_compliant_tag});
+  // Element (i0, i1, ...) takes the mask of logical index offset + sum i_d strides[d].
+  m.def(
+      "dropout_shard(Tensor input, float p, Tensor key, SymInt offset, SymInt[] strides) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  // p has one element, and no gradient. On CUDA it may stay on the device, unread by the host; one
+  // outside of [0, 1] then gives nan. Elsewhere it is checked.
+  m.def("dropout.tensor_p(Tensor input, Tensor p, Tensor key) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(regops, CPU, m) {
   m.impl("dropout", &dropout<run_cpu>);
   m.impl("dropout_", &dropout_inplace<run_cpu>);
+  m.impl("dropout_shard", &dropout_shard<run_cpu>);
+  m.impl("dropout.tensor_p", &dropout_host_p<run_cpu>);
 }
 
 #ifdef REGOPS_WITH_CUDA
 TORCH_LIBRARY_IMPL(regops, CUDA, m) {
   m.impl("dropout", &dropout<run_cuda>);
   m.impl("dropout_", &dropout_inplace<run_cuda>);
+  m.impl("dropout_shard", &dropout_shard<run_cuda>);
+  m.impl("dropout.tensor_p", &dropout_tensor_p_cuda);
 }
 #endif
 
 TORCH_LIBRARY_IMPL(regops, Meta, m) {
   m.impl("dropout", &dropout_meta);
   m.impl("dropout_", &dropout_inplace_meta);
-}
-
-TORCH_LIBRARY_IMPL(regops, ADInplaceOrView, m) {
-  m.impl("dropout", torch::CppFunction::makeFallthrough());
-  m.impl("dropout_", &dropout_inplace_version);
-}
-
-TORCH_LIBRARY_IMPL(regops, Autograd, m) {
-  m.impl("dropout", &dropout_autograd);
-  m.impl("dropout_", &dropout_inplace_autograd);
+  m.impl("dropout_shard", &dropout_shard_meta);
+  m.impl("dropout.tensor_p", &dropout_tensor_p_meta);
 }
 
 }  // namespace regops

@@ -1,4 +1,4 @@
-// Entry to dropout for the binding.
+// Dropout's contract, for its autograd, and its entry for the binding.
 #pragma once
 
 #include <optional>
@@ -7,6 +7,9 @@
 #include <ATen/core/Tensor.h>
 
 namespace regops {
+
+// Raises what regops::dropout raises of its arguments.
+void check_dropout(const at::Tensor& input, double p, const at::Tensor& key);
 
 // The whole of regops.functional.dropout, outside torch.compile and functorch transforms.
 at::Tensor dropout_eager(const at::Tensor& input, double p, bool training, bool inplace,

@@ -42,9 +42,8 @@ Tensor normal_cuda(const Tensor& like, const Tensor& key) {
   const c10::DeviceGuard guard(like.device());
   const Tensor numbers = at::empty(like.sizes(), like.options().dtype(at::kFloat));
   const Tensor contiguous_key = key.contiguous();
-  const CudaKey cuda_key = key.is_cpu() ? CudaKey{host_key(key), nullptr}
-                                        : CudaKey{{0, 0}, contiguous_key.const_data_ptr<int64_t>()};
-  check_launch("normal_like", regops_normal_cuda(&cuda_key, numbers.mutable_data_ptr<float>(),
+  const CudaKey on_device = cuda_key(contiguous_key);
+  check_launch("normal_like", regops_normal_cuda(&on_device, numbers.mutable_data_ptr<float>(),
                                                  numbers.numel(), current_stream(like)));
   return numbers.to(like.scalar_type());
 }

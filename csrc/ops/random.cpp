@@ -39,6 +39,14 @@ Key host_key(const Tensor& key) {
   return {static_cast<uint64_t>(value[0]), static_cast<uint64_t>(value[key.stride(0)])};
 }
 
+#ifdef REGOPS_WITH_CUDA
+CudaKey cuda_key(const Tensor& key) {
+  if (key.is_cpu()) return {host_key(key), nullptr};
+  TORCH_INTERNAL_ASSERT(key.is_contiguous());
+  return {{0, 0}, key.const_data_ptr<int64_t>()};
+}
+#endif
+
 namespace {
 
 Tensor empty_key(const c10::Device& device) {

@@ -7,6 +7,9 @@
 #include <ATen/core/Tensor.h>
 
 #include "math/philox.h"
+#ifdef REGOPS_WITH_CUDA
+#include "cuda/key.h"
+#endif
 
 namespace regops {
 
@@ -15,6 +18,11 @@ void check_key(const char* op, const at::Tensor& key, const at::Tensor& input);
 
 // Reads a key that lives on the CPU.
 Key host_key(const at::Tensor& key);
+
+#ifdef REGOPS_WITH_CUDA
+// What kernels take; a key on the device is contiguous, and stays alive until they are launched.
+CudaKey cuda_key(const at::Tensor& key);
+#endif
 
 // regops::new_key, through the dispatcher.
 at::Tensor new_key(const at::Tensor& like, const std::optional<at::Generator>& generator);
