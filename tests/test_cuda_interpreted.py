@@ -20,6 +20,7 @@ from regops.reference.philox import random_bits
 from regops.testing import Case, make_input, specs
 from tests.cuda_library import LAUNCHED, call, interpreted, library
 from tests.ptx import require_nvcc
+from tests.test_dropout_shard import SLICES, cut
 from tests.test_statistics import BOUNDARY_KEY, fine_boundary
 
 KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
@@ -152,9 +153,9 @@ def _past(pointer: ctypes.c_void_p, count: int) -> ctypes.c_void_p:
     return ctypes.c_void_p(pointer.value + count)
 
 
-def _layout(tensor: Tensor) -> _Layout:
+def _layout(tensor: Tensor, first: int = 0, strides: list[int] | None = None) -> _Layout:
     """As the op finds it."""
-    fields = _C.permuted_layout(tensor)
+    fields = _C.permuted_layout(tensor, first, strides)
     assert fields is not None
     layout = _Layout()
     for name, value in fields.items():
@@ -166,7 +167,9 @@ def _layout(tensor: Tensor) -> _Layout:
     return layout
 
 
-def _run_permuted(input: Tensor, p: float, skip: int = 0) -> Tensor:
+def _run_permuted(
+    input: Tensor, p: float, skip: int = 0, first: int = 0, strides: list[int] | None = None
+) -> Tensor:
     """Dropout in permuted memory; input and output begin `skip` elements past an allocation."""
     device = interpreted()
     size, width = input.numel(), input.element_size()
@@ -179,7 +182,7 @@ def _run_permuted(input: Tensor, p: float, skip: int = 0) -> Tensor:
         DTYPE_CODES[input.dtype],
         _past(device.register(sources, writable=False), skip * width),
         _past(device.register(targets), skip * width),
-        ctypes.byref(_layout(input)),
+        ctypes.byref(_layout(input, first, strides)),
         ctypes.byref(_CudaKey(*KEY, None)),
         ctypes.byref(_rule(p)),
         None,
@@ -213,6 +216,43 @@ def test_permuted_dropout(name: str, dtype: torch.dtype, p: float) -> None:
     assert torch.equal(output, _expected(input, p))
     mask = keep_mask(regops.random.key(*KEY), input.shape, p)
     assert torch.equal(output != 0, mask & (input != 0))
+
+
+@pytest.mark.parametrize("name", [name for name in SLICES if name not in ("empty", "scalar")])
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("p", [0.3, 3e-6])
+def test_dropout_of_a_slice(name: str, dtype: torch.dtype, p: float) -> None:
+    whole = make_input(SLICES[name][0], dtype)
+    expected, _, _ = cut(name, _expected(whole, p))
+    part, first, strides = cut(name, whole)
+    for input in (part.contiguous(), part.mT.contiguous().mT if part.dim() > 1 else part.clone()):
+        assert torch.equal(_run_permuted(input, p, 0, first, strides), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("p", [0.3, 3e-6, 1 - 3e-6, 0.0, 1.0, -0.1, 1.1, float("nan")])
+def test_dropout_reads_p_on_the_device(dtype: torch.dtype, skip: int, p: float) -> None:
+    size = 777
+    sources, targets = (make_input((size + skip,), dtype, seed=seed) for seed in (0, 1))
+    sources[skip] = float("inf")
+    device, width = interpreted(), sources.element_size()
+    call(
+        device,
+        "regops_dropout_tensor_p_cuda",
+        DTYPE_CODES[dtype],
+        _past(device.register(_memory(sources), writable=False), skip * width),
+        _past(device.register(_memory(targets)), skip * width),
+        ctypes.c_int64(size),
+        ctypes.byref(_CudaKey(*KEY, None)),
+        device.register(np.array([p]), writable=False),
+        None,
+    )
+    output = targets[skip:]
+    if 0 <= p <= 1:
+        assert torch.equal(output, _expected(sources[skip:], p))
+    else:
+        assert output.isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
@@ -264,7 +304,8 @@ def test_fine_rule_keeps_at_its_threshold() -> None:
 
 def test_unknown_dtype_is_an_error_not_a_launch() -> None:
     device = interpreted()
-    arguments = [None, None, ctypes.c_int64(1), ctypes.c_uint64(0), None, None, None]
+    key, rule = ctypes.byref(_CudaKey(*KEY, None)), ctypes.byref(_rule(0.5))
+    arguments = [None, None, ctypes.c_int64(1), ctypes.c_uint64(0), key, rule, None]
     assert device.call("regops_dropout_cuda", 9, *arguments) != 0
     assert not device.launched
 

@@ -197,7 +197,7 @@ def _leaf() -> Tensor:
         ),
         (lambda: regops.random.key(1.5), TypeError, "seed of type int, got float"),
         (lambda: RF.dropout([1.0]), TypeError, "expected input: Tensor, got list"),
-        (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "expected p: float, got str"),
+        (lambda: RF.dropout(torch.ones(3), "a"), TypeError, "expected p: float | Tensor, got str"),
         (lambda: RF.dropout(torch.ones(3), key=torch.ones(2)), TypeError, "got torch.float32"),
         (
             lambda: RF.dropout(torch.ones(3), key=7),

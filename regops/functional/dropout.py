@@ -18,7 +18,7 @@ from regops.random import key_like
 
 def dropout(
     input: Tensor,
-    p: float = 0.5,
+    p: float | Tensor = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
@@ -41,8 +41,12 @@ def dropout(
 
     Args:
         input: Of any shape and strides; float64, float32, bfloat16 or float16.
-        p: Probability of dropping, in [0, 1].
-        training: False returns `input` itself, as does p = 0; neither draws random numbers.
+        p: Probability of dropping, in [0, 1]. As a tensor of one element it can follow a schedule
+            without recompilation of a compiled function: of a floating-point dtype, on the input's
+            device (where the host does not wait for it; outside of [0, 1] all is nan) or the CPU.
+            It has no gradient.
+        training: False returns `input` itself, as does the number p = 0; neither draws random
+            numbers.
         inplace: Write the result into `input`.
         key: int64 of shape (2,), on the input's device or the CPU, from `regops.random`. By default
             a new one is drawn from torch's random state.
@@ -57,7 +61,7 @@ def dropout(
         TypeError: key is not int64; an argument is of the wrong type.
         RuntimeError: p is nan; input is not of a floating-point type above and training is True;
             key is on another device; `inplace` on a leaf that requires grad, or on an expanded
-            tensor.
+            tensor; a tensor p requires grad.
 
     Example:
         >>> import torch, regops.functional as RF
@@ -72,7 +76,7 @@ def dropout(
             dropout, (input,), input, p, training, inplace, key=key, generator=generator
         )
         return overridden
-    if torch.compiler.is_compiling() or transform_active():
+    if torch.compiler.is_compiling() or transform_active() or isinstance(p, Tensor):
         return _composed(input, p, training, inplace, key, generator)
     try:
         # Tensors proper, nearly all, are told apart in 20 ns.
@@ -94,20 +98,21 @@ def dropout(
 
 def _composed(
     input: Tensor,
-    p: float,
+    p: float | Tensor,
     training: bool,
     inplace: bool,
     key: Tensor | None,
     generator: Generator | None,
 ) -> Tensor:
     """The same from dispatcher ops, which compilers and functorch can see into."""
-    if p < 0.0 or p > 1.0:
+    known = not isinstance(p, Tensor)  # else the host does not look at it
+    if known and (p < 0.0 or p > 1.0):
         raise ValueError(f"regops.dropout: expected p in [0, 1], got {p}")
     if key is not None and generator is not None:
         raise ValueError(
             "regops.dropout: expected key or generator, got both: a key needs no generator"
         )
-    if not training or p == 0.0:
+    if not training or (known and p == 0.0):
         return input
     if is_distributed(input):
         import regops.functional._sharded  # noqa: F401  (tells DTensor how to run regops::dropout)
@@ -115,55 +120,66 @@ def _composed(
         # p = 1 drops all: no random number is needed, and as in torch none is drawn.
         key = (
             torch.zeros(2, dtype=torch.int64, device=input.device)
-            if p == 1.0
+            if known and p == 1.0
             else key_like(input, generator)
         )
     elif key.device != input.device and key.device.type == "cpu":
         key = key.to(input.device)
-    output: Tensor
-    if transform_active():
-        output = _Dropout.apply(input, p, key)
-    else:
-        output = torch.ops.regops.dropout(input, p, key)
+    output: Tensor = (_Dropout.apply if transform_active() else _op(p))(input, p, key)
     return input.copy_(output) if inplace else output
 
 
-_InDims = tuple[int | None, None, int | None]
+def _op(p: float | Tensor) -> Callable[..., Tensor]:
+    overloads = torch.ops.regops.dropout
+    op: Callable[..., Tensor] = overloads.tensor_p if isinstance(p, Tensor) else overloads.default
+    return op
+
+
+_InDims = tuple[int | None, int | None, int | None]
 
 
 class _Dropout(torch.autograd.Function):
     """regops::dropout with the rules that `torch.func` needs."""
 
     @staticmethod
-    def forward(input: Tensor, p: float, key: Tensor) -> Tensor:
-        output: Tensor = torch.ops.regops.dropout(input, p, key)
-        return output
+    def forward(input: Tensor, p: float | Tensor, key: Tensor) -> Tensor:
+        return _op(p)(input, p, key)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.p, key = inputs
-        ctx.save_for_backward(key)
-        ctx.save_for_forward(key)
+        _, p, key = inputs
+        ctx.p, tensors = (None, (key, p)) if isinstance(p, Tensor) else (p, (key,))
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (key,) = ctx.saved_tensors
-        return _Dropout.apply(gradients[0], ctx.p, key), None, None
+        return _again(ctx, gradients[0]), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        (key,) = ctx.saved_tensors
-        moved: Tensor = _Dropout.apply(tangents[0], ctx.p, key)
-        return moved
+        return _again(ctx, tangents[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: _InDims, *arguments: Any) -> tuple[Tensor, int]:
         return _map(_Dropout.apply, info.batch_size, in_dims, *arguments)
 
 
+def _again(ctx: Any, tensor: Tensor) -> Tensor:
+    """The same p and key on a gradient or a tangent."""
+    key, *tensor_p = ctx.saved_tensors
+    output: Tensor = _Dropout.apply(tensor, tensor_p[0] if tensor_p else ctx.p, key)
+    return output
+
+
 @torch.library.register_vmap("regops::dropout")  # type: ignore[untyped-decorator]
 def _dropout_vmap(info: Any, in_dims: _InDims, *arguments: Any) -> tuple[Tensor, int]:
-    return _map(torch.ops.regops.dropout, info.batch_size, in_dims, *arguments)
+    return _map(torch.ops.regops.dropout.default, info.batch_size, in_dims, *arguments)
+
+
+@torch.library.register_vmap("regops::dropout.tensor_p")  # type: ignore[untyped-decorator]
+def _dropout_tensor_p_vmap(info: Any, in_dims: _InDims, *arguments: Any) -> tuple[Tensor, int]:
+    return _map(torch.ops.regops.dropout.tensor_p, info.batch_size, in_dims, *arguments)
 
 
 def _map(
@@ -171,12 +187,13 @@ def _map(
     size: int,
     in_dims: _InDims,
     input: Tensor,
-    p: float,
+    p: float | Tensor,
     key: Tensor,
 ) -> tuple[Tensor, int]:
     """One call an example: each example's mask is that of its own logical indices."""
     inputs, keys = _unstack(input, in_dims[0], size), _unstack(key, in_dims[2], size)
-    results = [function(x, p, k) for x, k in zip(inputs, keys, strict=True)]
+    rates = _unstack(p, in_dims[1], size) if isinstance(p, Tensor) else (p,) * size
+    results = [function(*arguments) for arguments in zip(inputs, rates, keys, strict=True)]
     example = input if in_dims[0] is None else input.movedim(in_dims[0], 0)[:0].sum(0)
     return stack(results, example), 0
 

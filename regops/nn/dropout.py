@@ -11,7 +11,8 @@ class Dropout(nn.Dropout):
     """`torch.nn.Dropout` by `regops.functional.dropout`; an instance of torch's class, too.
 
     Args:
-        p: Probability of dropping, in [0, 1].
+        p: Probability of dropping, in [0, 1]; a tensor of one element, if a schedule is to change
+            it (`dropout.p.fill_(0.2)`) without recompilation of a compiled module.
         inplace: Write the result into the input.
 
     Raises:
@@ -23,11 +24,18 @@ class Dropout(nn.Dropout):
         torch.Size([3])
     """
 
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        if p < 0.0 or p > 1.0:
-            raise ValueError(f"regops.nn.Dropout: expected p in [0, 1], got {p}")
-        super().__init__(p, inplace)
+    p: float | Tensor  # type: ignore[assignment]
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Drops in training, returns the input itself in evaluation."""
-        return RF.dropout(input, self.p, self.training, self.inplace)
+    def __init__(self, p: float | Tensor = 0.5, inplace: bool = False) -> None:
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"regops.nn.Dropout: expected p in [0, 1], got {p}")
+        super().__init__(p, inplace)  # type: ignore[arg-type]
+
+    def forward(self, input: Tensor, *, key: Tensor | None = None) -> Tensor:
+        """Drops in training, returns the input itself in evaluation.
+
+        Args:
+            input: Of any shape.
+            key: As of `regops.functional.dropout`; by default a new one is drawn.
+        """
+        return RF.dropout(input, self.p, self.training, self.inplace, key=key)
