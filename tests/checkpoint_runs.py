@@ -1,4 +1,4 @@
-"""What each process of test_distributed.py saves and resumes: on 2 ranks, then 4, then 2, then 1."""
+"""What each process of test_distributed.py saves and resumes: on 2 ranks, then 4, 2 and 1."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ class Training(Protocol):
 class Transformer:
     """Gradients of a loss, summed over ranks, so in another order on another number of them."""
 
-    tolerance = CLOSE
-
     def __init__(self) -> None:
+        self.tolerance = CLOSE
         _, self.batches = model_and_batches(4, steps=6)
 
     def made(self, seed: int, mesh: DeviceMesh | None) -> tuple[nn.Module, AdamW]:
@@ -69,9 +68,8 @@ class Transformer:
 class LowPrecision:
     """Given gradients, so bit for bit: stochastic rounding, noise, masters, bfloat16 moments."""
 
-    tolerance = {"rtol": 0.0, "atol": 0.0}
-
     def __init__(self, master: str) -> None:
+        self.tolerance = {"rtol": 0.0, "atol": 0.0}
         self.options: dict[str, Any] = {
             "lr": 0.1,
             "key": KEY,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -35,11 +34,12 @@ def run(mesh: DeviceMesh, rank: int) -> None:
         keys_of_ranks(each, rank)
         in_place(each)
         other_reductions(each)
-        compiled(each)
     layouts(mesh)
     checkpointed(mesh, rank)
     errors(mesh)
     dropconnect_module(mesh, rank)
+    if mesh.size() == 2:  # compilation takes seconds, and more of them the more processes do it
+        compiled(mesh)
     if mesh.size() == 4:
         strided_shards(meshes[1])
         outside_of_the_mesh(rank)
@@ -231,13 +231,9 @@ def checkpointed(mesh: DeviceMesh, rank: int) -> None:
         def twice(x: Tensor) -> Tensor:
             return RF.dropout(RF.dropout(x * x, 0.5) ** 2, 0.25)
 
-        def agrees(use_reentrant: bool, input: Tensor) -> None:
-            torch.manual_seed(rank)
-            output = checkpoint(twice, input, use_reentrant=use_reentrant)
-            torch.randn(rank + 1)
-            output.sum().backward()
-
-        agrees(reentrant, input)
+        output = checkpoint(twice, input, use_reentrant=reentrant)
+        torch.randn(rank + 1)
+        output.sum().backward()
         torch.manual_seed(0)
         plain = whole.clone().requires_grad_()
         twice(plain).sum().backward()
@@ -258,7 +254,7 @@ def compiled(mesh: DeviceMesh) -> None:
     compiled_keyed = torch.compile(keyed, fullgraph=True, backend="aot_eager")
     compiled_drawn = torch.compile(drawn, fullgraph=True, backend="aot_eager")
     whole, upstream = _values((5, 6)), _values((5, 6), 1)
-    for placements in ([Shard(0)] * mesh.ndim, [Replicate()] * (mesh.ndim - 1) + [Shard(1)]):
+    for placements in ([Shard(0)], [Shard(1)]):
         for function, reference, arguments in (
             (compiled_keyed, keyed, (KEY,)),
             (compiled_drawn, drawn, ()),
@@ -296,8 +292,8 @@ def strided_shards(mesh: DeviceMesh) -> None:
         assert torch.equal(output.to_local(), expected.to_local())
     uneven = _placed(_values((7, 3)), mesh, [_StridedShard(0, split_factor=2), Replicate()])
     if uneven.to_local().shape[0] == 4:  # 2 of 4 and 2 of 3; the others have 2 and 1
-        _check_local = RF.dropout(_values((7, 3)), 0.3, key=KEY)[[0, 1, 4, 5]]
-        assert torch.equal(RF.dropout(uneven, 0.3, key=KEY).to_local(), _check_local)
+        rows = RF.dropout(_values((7, 3)), 0.3, key=KEY)[[0, 1, 4, 5]]
+        assert torch.equal(RF.dropout(uneven, 0.3, key=KEY).to_local(), rows)
     else:
         raises(
             NotImplementedError,
@@ -338,12 +334,13 @@ def dropconnect_module(mesh: DeviceMesh, rank: int) -> None:
 def errors(mesh: DeviceMesh) -> None:
     input = _placed(_values((4, 6)), mesh, [Replicate()])
     weight = _placed(_values((5, 6)), mesh, [Shard(0)])
-    plain = torch.ones(5, 6)
+    plain, half = torch.ones(5, 6), torch.tensor(0.5)
     target = torch.zeros(4, dtype=torch.int64)
     key = _placed(KEY, mesh, [Replicate()])
     for kind, message, function in (
         (TypeError, "regops.dropout: expected key", lambda: RF.dropout(input, key=key)),
         (TypeError, "regops.dropout: expected p: float", lambda: RF.dropout(input, "a")),
+        (NotImplementedError, "regops.dropout: expected p: float", lambda: RF.dropout(input, half)),
         (ValueError, "regops.dropout: expected p in", lambda: RF.dropout(input, 1.5)),
         (ValueError, "regops.dropout: expected key", lambda: RF.dropout(input, key=KEY[:1])),
         (
@@ -363,4 +360,3 @@ def errors(mesh: DeviceMesh) -> None:
         ),
     ):
         raises(kind, message, function)
-    assert dist.get_world_size() == mesh.size()

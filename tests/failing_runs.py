@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def _noted(store: str, rank: int, name: str, function: Callable[[], object]) -> 
     else:
         text = "no error"
     Path(f"{store}.{rank}.{name}").write_text(text)
+
+
+def never_comes_to_dropout(rank: int, size: int, store: str) -> None:
+    """One rank does something else when the others agree on a key."""
+    with group(rank, size, store, 1.0):
+        mesh = init_device_mesh("cpu", (size,))
+        input = distribute_tensor(torch.ones(4, 6), mesh, [Replicate()])
+        note = Path(f"{store}.1.dropout")
+        if rank == 1:
+            _noted(store, rank, "dropout", lambda: RF.dropout(input, 0.5))
+        while not note.exists():
+            time.sleep(0.1)
 
 
 def dies_before_dropout(rank: int, size: int, store: str) -> None:

@@ -191,9 +191,7 @@ def parallelized(whole: Model, mesh: DeviceMesh) -> Model:
         model,
         mesh,
         {
-            "embedding": RowwiseParallel(
-                input_layouts=Replicate(), output_layouts=sequence, **on
-            ),
+            "embedding": RowwiseParallel(input_layouts=Replicate(), output_layouts=sequence, **on),
             "norm": SequenceParallel(**on),
             "head": ColwiseParallel(input_layouts=sequence, output_layouts=Replicate()),
         },

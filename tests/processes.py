@@ -18,9 +18,11 @@ from torch.distributed.tensor import DTensor
 
 # What processes run; the server that they are forked from imports it once.
 _RUNS = (
+    "torch._dynamo",
+    "tests.checkpoint_runs",
     "tests.distributed_runs",
     "tests.dropout_shard_runs",
-    "tests.parallel_training_runs",
+    "tests.failing_runs",
 )
 
 

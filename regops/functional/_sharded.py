@@ -50,6 +50,15 @@ def _dropout(
     )
 
 
+@torch.library.register_torch_dispatch("regops::dropout.tensor_p", DTensor)  # type: ignore[untyped-decorator]
+def _dropout_tensor_p(
+    cls: type[DTensor], op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> DTensor:
+    raise NotImplementedError(
+        "regops.dropout: expected p: float for an input that is a DTensor, got a Tensor"
+    )
+
+
 def _passes_through(placement: Any) -> bool:
     if type(placement) is Partial:  # not torch's masked one, of embeddings: it serves one reduction
         return placement.reduce_op in _REDUCTIONS
