@@ -8,6 +8,7 @@ whatever placement the gradient has, so backward needs no communication, nor doe
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ def _dropout(
         )
     if not all(_passes_through(place) for place in input.placements):
         # As torch's ops that no pending reduction passes through.
-        reduced = [p if _passes_through(p) else Replicate() for p in input.placements]
+        reduced = [each if _passes_through(each) else Replicate() for each in input.placements]
         input = input.redistribute(placements=reduced)
     local = input.to_local()
     output = _dropped(local, input, p, key)
@@ -74,8 +75,8 @@ def _dropped(local: Tensor, input: DTensor, p: float, key: Tensor) -> Tensor:
     for dim in reversed(range(input.ndim)):
         blocks = _blocks(dim, input, coordinate)
         offset = offset + blocks.start * strides[dim]
-        if blocks.count > 1:  # one dimension more, of blocks; the last first, as it shifts others
-            local = local.unflatten(dim, (blocks.count, -1))
+        if blocks.number > 1:  # one dimension more, of blocks; the last first, as it shifts others
+            local = local.unflatten(dim, (blocks.number, -1))
             strides.insert(dim, blocks.step * strides[dim])
     output: Tensor = torch.ops.regops.dropout_shard(local, p, key, offset, strides)
     return output if local.shape == shape else output.reshape(shape)
@@ -85,11 +86,11 @@ class _Blocks(NamedTuple):
     """Ranges of one length: from start, start + step, ..."""
 
     start: int
-    count: int
+    number: int
     step: int
 
 
-def _blocks(dim: int, input: DTensor, coordinate: list[int]) -> _Blocks:
+def _blocks(dim: int, input: DTensor, coordinate: Sequence[int]) -> _Blocks:
     """Which indices of a dimension this rank has.
 
     Raises:
@@ -122,7 +123,7 @@ def _pieces(place: Any, size: int) -> list[tuple[int, int]]:
     """Length and first index of each piece that is split among the ranks."""
     if not isinstance(place, _StridedShard):
         return [(size, 0)]
-    count = place.split_factor
+    count = int(place.split_factor)
     return [Shard.local_shard_size_and_offset(size, count, piece) for piece in range(count)]
 
 
