@@ -40,7 +40,8 @@ def dropout(
     - A dropped inf or nan becomes 0, where torch keeps nan.
 
     Args:
-        input: Of any shape and strides; float64, float32, bfloat16 or float16.
+        input: Of any shape and strides; float64, float32, bfloat16 or float16. Of a DTensor, on any
+            placement, each rank drops its slice by the mask of the whole (`docs/distributed.md`).
         p: Probability of dropping, in [0, 1]. As a tensor of one element it can follow a schedule
             without recompilation of a compiled function: of a floating-point dtype, on the input's
             device (where the host does not wait for it; outside of [0, 1] all is nan) or the CPU.
@@ -49,7 +50,8 @@ def dropout(
             numbers.
         inplace: Write the result into `input`.
         key: int64 of shape (2,), on the input's device or the CPU, from `regops.random`. By default
-            a new one is drawn from torch's random state.
+            a new one is drawn from torch's random state. For a DTensor it must be equal on all
+            ranks; one drawn is that of the mesh's first rank, in a broadcast that `key` spares.
         generator: Draw that key from this generator instead of the default one. Not inside a
             function compiled with `fullgraph=True`: torch cannot trace a generator.
 
@@ -62,6 +64,8 @@ def dropout(
         RuntimeError: p is nan; input is not of a floating-point type above and training is True;
             key is on another device; `inplace` on a leaf that requires grad, or on an expanded
             tensor; a tensor p requires grad.
+        NotImplementedError: of a DTensor, p is a tensor, or the shards are not ranges of one length
+            at one distance, as torch's `_StridedShard` may be.
 
     Example:
         >>> import torch, regops.functional as RF
