@@ -4,6 +4,7 @@
     import regops.nn                  # as modules
     import regops.optim               # AdamW and SGDW
     import regops.random              # keys: where their random numbers come from
+    regops.convert_(model)            # torch's modules, or a running optimizer, made ours
 
 `python -m regops info` says what this installation can do, and why not the rest.
 """
@@ -30,6 +31,18 @@ except ImportError as error:
     raise ImportError(_reason) from None
 
 from regops import functional, nn, optim, random, reference
+from regops._convert import convert_, revert_
 from regops._info import info
+from regops._report import ConversionReport
 
-__all__ = ["functional", "info", "nn", "optim", "random", "reference"]
+__all__ = [
+    "ConversionReport",
+    "convert_",
+    "functional",
+    "info",
+    "nn",
+    "optim",
+    "random",
+    "reference",
+    "revert_",
+]

@@ -126,11 +126,12 @@ def _fold_in_vmap(
 
 
 def _as_int64(name: str, value: int) -> int:
-    try:
-        value = operator.index(value)
-    except TypeError:
-        got = type(value).__name__
-        raise TypeError(f"regops.random: expected {name} of type int, got {got}") from None
+    if type(value) is not int:  # compilers would take operator.index for a reason to specialize
+        try:
+            value = operator.index(value)
+        except TypeError:
+            got = type(value).__name__
+            raise TypeError(f"regops.random: expected {name} of type int, got {got}") from None
     if not -_INT64 <= value < 2 * _INT64:
         raise ValueError(f"regops.random: expected {name} of 64 bits, got {value}")
     return value - 2 * _INT64 if value >= _INT64 else value

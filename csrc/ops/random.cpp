@@ -90,7 +90,7 @@ Tensor fold_in_cpu(const Tensor& key, int64_t data) {
   return key_on_host(fold_in(host_key(key), static_cast<uint64_t>(data)));
 }
 
-Tensor fold_in_meta(const Tensor& key, int64_t) {
+Tensor fold_in_meta(const Tensor& key, c10::SymInt) {
   check_key("fold_in", key, key);
   return empty_key(key.device());
 }
@@ -163,7 +163,7 @@ Tensor new_eager_key(const Tensor& like, const OptionalGenerator& generator) {
 TORCH_LIBRARY_FRAGMENT(regops, m) {
   m.def("new_key(Tensor like, *, Generator? generator=None) -> Tensor",
         {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
-  m.def("fold_in(Tensor key, int data) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("fold_in(Tensor key, SymInt data) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(regops, CPU, m) {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 import regops.functional as RF
+from regops._swaps import LEFT_MODULES, MODULE_SWAPS, Swap
 from regops.functional.cross_entropy import check_ignore_index
 
 
@@ -120,3 +122,39 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         return ", ".join(
             f"{name}={value!r}" for name, (value, default) in shown.items() if value != default
         )
+
+
+# ---- what convert_ swaps and leaves --------------------------------------------------------------
+
+
+def _why_left(module: nn.CrossEntropyLoss) -> str | None:
+    weight = module.weight
+    if weight is not None and weight.dtype not in _DTYPES:
+        return f"its weight is of type {str(weight.dtype).removeprefix('torch.')}"
+    try:  # attributes may have been set since torch checked them, which is less strict, too
+        CrossEntropyLoss(
+            weight,
+            module.ignore_index,
+            module.reduction,  # type: ignore[arg-type]
+            module.label_smoothing,
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_OPTIONS = {
+    "smoothing": "uniform",
+    "z_loss": 0.0,
+    "entropy_weight": 0.0,
+    "inplace_backward": False,
+}
+MODULE_SWAPS.append(Swap(nn.CrossEntropyLoss, CrossEntropyLoss, _OPTIONS, _why_left))
+LEFT_MODULES += [
+    ((nn.NLLLoss,), lambda module: "it takes log-probabilities, the op here logits"),
+    (
+        (nn.modules.loss._Loss, nn.AdaptiveLogSoftmaxWithLoss),
+        lambda module: "no op here computes this loss",
+    ),
+]

@@ -177,7 +177,8 @@ class _Drop(nn.Module):
 class _Running(threading.local):
     """How many calls of DropConnect modules are under way in this thread."""
 
-    depth = 0
+    def __init__(self) -> None:
+        self.depth = 0  # the instance's: compiled code checks where it found an attribute
 
 
 _running = _Running()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import regops.functional as RF
+from regops._swaps import LEFT_MODULES, MODULE_SWAPS, Swap
 
 
 class Dropout(nn.Dropout):
@@ -39,3 +40,28 @@ class Dropout(nn.Dropout):
             key: As of `regops.functional.dropout`; by default a new one is drawn.
         """
         return RF.dropout(input, self.p, self.training, self.inplace, key=key)
+
+
+# ---- what convert_ swaps and leaves --------------------------------------------------------------
+
+
+def _why_attention(module: nn.MultiheadAttention) -> str | None:
+    if not module.dropout:
+        return None
+    return f"its dropout={module.dropout} is inside torch's scaled_dot_product_attention"
+
+
+def _why_recurrent(module: nn.RNNBase) -> str | None:
+    if not module.dropout or module.num_layers == 1:
+        return None
+    return f"its dropout={module.dropout} is inside torch's recurrent kernel"
+
+
+MODULE_SWAPS.append(Swap(nn.Dropout, Dropout))
+LEFT_MODULES += [
+    ((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), lambda module: "it drops whole channels"),
+    ((nn.AlphaDropout, nn.FeatureAlphaDropout), lambda module: "it drops to another value than 0"),
+    ((nn.modules.dropout._DropoutNd,), lambda module: "no op here does what it does"),
+    ((nn.MultiheadAttention,), _why_attention),
+    ((nn.RNNBase,), _why_recurrent),
+]

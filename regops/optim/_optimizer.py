@@ -27,6 +27,8 @@ from regops.random import new_key
 class FusedOptimizer(Step):
     """Base of the optimizers here, beside torch's class of the same rule."""
 
+    _torch_class: type[torch.optim.Optimizer] | None = None  # that `regops.convert_` made it from
+
     # ---- construction ----------------------------------------------------------------------------
 
     def _set_options(self, options: OptimizerOptions) -> None:
@@ -121,7 +123,7 @@ class FusedOptimizer(Step):
             handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {option: getattr(self, option) for option in OPTIMIZER_DEFAULTS}
+        own = {option: getattr(self, option) for option in (*OPTIMIZER_DEFAULTS, "_torch_class")}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

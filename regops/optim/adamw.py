@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
+from regops._swaps import OPTIMIZER_SWAPS, Swap
 from regops.optim._optimizer import FusedOptimizer
 from regops.optim._options import OptimizerOptions
 
@@ -98,3 +99,21 @@ class AdamW(FusedOptimizer, torch.optim.AdamW):
     def _rule(self, group: dict[str, Any]) -> Sequence[float | bool]:
         beta1, beta2 = group["betas"]
         return float(beta1), float(beta2), float(group["eps"])
+
+
+# ---- what convert_ swaps -------------------------------------------------------------------------
+
+
+def _why_left(optimizer: torch.optim.Adam) -> str | None:
+    for group in optimizer.param_groups:
+        decay = float(group["weight_decay"])
+        if decay != 0.0 and not group["decoupled_weight_decay"]:
+            return (
+                f"weight_decay={decay:g} enters the gradient in torch.optim.Adam; in "
+                f"regops.optim.AdamW that is l2={decay:g}"
+            )
+    return None
+
+
+OPTIMIZER_SWAPS.append(Swap(torch.optim.AdamW, AdamW))
+OPTIMIZER_SWAPS.append(Swap(torch.optim.Adam, AdamW, why_left=_why_left))

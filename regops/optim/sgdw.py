@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
+from regops._swaps import OPTIMIZER_SWAPS, Swap
 from regops.optim._optimizer import FusedOptimizer
 from regops.optim._options import OptimizerOptions
 
@@ -90,3 +91,20 @@ class SGDW(FusedOptimizer, torch.optim.SGD):
 
     def _rule(self, group: dict[str, Any]) -> Sequence[float | bool]:
         return float(group["momentum"]), float(group["dampening"]), bool(group["nesterov"])
+
+
+# ---- what convert_ swaps -------------------------------------------------------------------------
+
+
+def _why_left(optimizer: torch.optim.SGD) -> str | None:
+    for group in optimizer.param_groups:
+        decay = float(group["weight_decay"])
+        if decay != 0.0:
+            return (
+                f"weight_decay={decay:g} enters the gradient in torch.optim.SGD, and not in "
+                f"regops.optim.SGDW, where that is l2={decay:g}"
+            )
+    return None
+
+
+OPTIMIZER_SWAPS.append(Swap(torch.optim.SGD, SGDW, why_left=_why_left))
