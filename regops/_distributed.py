@@ -7,10 +7,17 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+
+# Of these compiled code must not look at sys.modules: it would be compiled again when anything,
+# as Inductor does, imports DTensor.
+_PLAIN = (Tensor, Parameter)
 
 
 def is_distributed(value: object) -> TypeGuard[Any]:
     """Whether a value is a DTensor; does not import them."""
+    if type(value) in _PLAIN:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
