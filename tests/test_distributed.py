@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -14,6 +16,8 @@ if not dist.is_available():
 
 from torch.distributed.device_mesh import init_device_mesh
 
+import regops.functional as RF
+import regops.random
 from tests import (
     checkpoint_runs,
     dropout_shard_runs,
@@ -60,3 +64,16 @@ def test_shapes_that_disagree_end_all(tmp_path: Path) -> None:
     """Gloo ends the process that is sent too much; the others see its connection close."""
     with pytest.raises(mp.ProcessExitedException, match="SIGABRT"):
         processes.start(failing_runs.disagrees_in_shape, 2, tmp_path / "store", 60.0)
+
+
+def test_importing_dtensor_recompiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiled code asks about DTensors must not become one of its guards."""
+    compiled = torch.compile(RF.dropout, fullgraph=True, backend="eager")
+    inputs = torch.ones(8), torch.nn.Parameter(torch.ones(8))
+    key = regops.random.key(0)
+    with monkeypatch.context() as before:
+        before.delitem(sys.modules, "torch.distributed.tensor")
+        expected = [compiled(input, 0.5, key=key) for input in inputs]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for input, output in zip(inputs, expected, strict=True):
+            assert torch.equal(compiled(input, 0.5, key=key), output)
