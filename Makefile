@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
@@ -10,8 +11,8 @@ export PIP_NO_INPUT := 1
 bench: build  ## time regops against PyTorch and write the report
 	$(BIN)/python -m bench
 
-test: build  ## all tests
-	$(BIN)/python -m pytest --benchmark-quiet
+test: build  ## all tests, in TEST_JOBS processes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --benchmark-quiet -n $(TEST_JOBS) --dist worksteal
 
 bench-check: build  ## fail unless the last benchmark's ratios meet the goals
 	$(BIN)/python -m bench.check

@@ -1,13 +1,15 @@
-"""Fixtures that every test file shares."""
+"""Fixtures that every test file shares, and what is judged of a whole run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from regops import _C
+from tests.cuda_library import LAUNCHED, has_nvcc, library
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 CAPABILITIES = tuple(_C.build_info()["cpu_capabilities"])
@@ -43,13 +45,43 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves what judges the whole run to its end."""
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+# ---- a kernel that no test has launched fails the run --------------------------------------------
+
+_COLLECTED: set[str] = set()
+_NEVER_LAUNCHED: list[str] = []
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Notes which files there are tests of."""
+    _COLLECTED.update(item.path.name for item in session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes over what a process of pytest-xdist's has run."""
+    launched, collected = getattr(node, "workeroutput", {}).get("kernels", ((), ()))
+    LAUNCHED.update(launched)
+    _COLLECTED.update(collected)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Judges, if all files that launch kernels took part."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kernels"] = (sorted(LAUNCHED), sorted(_COLLECTED))
+        return
+    folder = session.config.rootpath / "tests"
+    launching = {path.name for path in folder.glob("test_*_interpreted.py")}
+    launching |= {"test_philox.py", "test_random.py"}
+    if has_nvcc() and launching <= _COLLECTED and not session.shouldstop:
+        _NEVER_LAUNCHED[:] = sorted(library().kernels - LAUNCHED)
+        if _NEVER_LAUNCHED:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says what this machine could not test."""
+    """Says what no test covers, and what this machine could not test."""
+    for name in _NEVER_LAUNCHED:
+        terminalreporter.write_line(f"kernel that no test has launched: {name}", red=True)
     for report in terminalreporter.getreports("passed"):
         registers = [int(text.split()[0]) for _, text in report.user_properties if "regi" in text]
         if registers:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from tests.ptx import H200, CompiledLibrary, Device, Properties, compile_cuda, require_nvcc
+from tests.ptx import (
+    H200,
+    CompiledLibrary,
+    Device,
+    NvccNotFound,
+    Properties,
+    compile_cuda,
+    find_nvcc,
+    require_nvcc,
+)
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
@@ -15,6 +24,15 @@ SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
 def library(architecture: str = "compute_90") -> CompiledLibrary:
     """All of csrc/cuda."""
     return compile_cuda(SOURCES, include=[ROOT / "csrc"], architecture=architecture)
+
+
+def has_nvcc() -> bool:
+    """Whether kernels can be compiled here."""
+    try:
+        find_nvcc()
+    except NvccNotFound:
+        return False
+    return True
 
 
 LAUNCHED: set[str] = set()

@@ -18,8 +18,7 @@ from regops import _C
 from regops.reference.dropout import keep_mask, threshold
 from regops.reference.philox import random_bits
 from regops.testing import Case, make_input, specs
-from tests.cuda_library import LAUNCHED, call, interpreted, library
-from tests.ptx import require_nvcc
+from tests.cuda_library import call, interpreted
 from tests.test_dropout_shard import SLICES, cut
 from tests.test_statistics import BOUNDARY_KEY, fine_boundary
 
@@ -308,22 +307,3 @@ def test_unknown_dtype_is_an_error_not_a_launch() -> None:
     arguments = [None, None, ctypes.c_int64(1), ctypes.c_uint64(0), key, rule, None]
     assert device.call("regops_dropout_cuda", 9, *arguments) != 0
     assert not device.launched
-
-
-@pytest.mark.last
-def test_every_kernel_has_been_executed(request: pytest.FixtureRequest) -> None:
-    require_nvcc()
-    collected = {item.path.name for item in request.session.items}
-    ops = (
-        "cuda",
-        "cross_entropy",
-        "dropconnect",
-        "dropconnect_mma",
-        "grad_norm",
-        "optimizer_step",
-        "optimizer_step_strided",
-    )
-    files = {*(f"{name}_interpreted" for name in ops), "philox", "random"}
-    if not {f"test_{name}.py" for name in files} <= collected:
-        pytest.skip("only a part of the tests was asked for")
-    assert library().kernels - LAUNCHED == set()
