@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from regops._distributed import is_distributed
+
 
 def wrong_types(
     error: Exception, function: Callable[..., object], **arguments: object
@@ -13,13 +15,16 @@ def wrong_types(
 
     Args:
         error: As raised. One that names its op already, or comes of nothing in `arguments`, comes
-            back unchanged.
+            back unchanged. A RuntimeError comes of DTensors only.
         function: The public function, whose annotations say what it expects.
         arguments: As passed.
 
     Returns:
-        A TypeError that names each argument that is not of its expected type.
+        A TypeError that names each argument that is not of its expected type, or a
+        NotImplementedError that names each DTensor.
     """
+    if isinstance(error, RuntimeError):
+        return _refused_distributed(error, function, arguments)
     if str(error).startswith("regops."):
         return error
     hints, annotations = get_type_hints(function), dict(function.__annotations__)
@@ -36,6 +41,20 @@ def wrong_types(
         for name in wrong or arguments
     )
     return TypeError(f"regops.{function.__name__}: {details}")
+
+
+def _refused_distributed(
+    error: RuntimeError, function: Callable[..., object], arguments: dict[str, object]
+) -> RuntimeError:
+    """In place of what torch says of an op that DTensor does not know."""
+    names = [name for name, value in arguments.items() if is_distributed(value)]
+    if not names:
+        return error
+    return NotImplementedError(
+        f"regops.{function.__name__}: expected Tensors, got DTensors for {', '.join(names)}: call "
+        "it on local tensors (to_local()) whose parts are whole problems, as rows of a batch with "
+        "a replicated weight are, or on whole ones (full_tensor())"
+    )
 
 
 def _described(value: object, hint: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from regops import _C  # noqa: F401  (registers torch.ops.regops)
+from regops._distributed import agreed, is_distributed
 from regops._transforms import mapped_if_vmap, stack
 
 _INT64 = 1 << 63
@@ -83,7 +84,12 @@ def fold_in(key: Tensor, data: int) -> Tensor:
 
 
 def key_like(like: Tensor, generator: Generator | None = None) -> Tensor:
-    """`new_key` on the device of a tensor; under vmap, one key or one an example."""
+    """`new_key` on the device of a tensor; under vmap, one key or one an example.
+
+    Of a DTensor, one key for its mesh: a collective, which all its ranks must call.
+    """
+    if is_distributed(like):
+        return agreed(new_key(like.device, generator), like.device_mesh)
     fresh: Tensor = torch.ops.regops.new_key(mapped_if_vmap(like), generator=generator)
     return fresh
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,19 +19,15 @@ from torch.nn import Parameter
 
 import regops.random
 from regops.optim import SGDW, AdamW
+from tests.processes import full, group, raises
 
-TIMEOUT = timedelta(seconds=60)
 KEY = regops.random.key(7)
 SHAPES = [(7, 5), (6,), (3, 2, 4), (1, 9), (2, 3), ()]
 
 
 def process(rank: int, size: int, store: str) -> None:
     """All checks in one process, as starting one costs seconds."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=TIMEOUT
-    )
-    try:
+    with group(rank, size, store):
         mesh = init_device_mesh("cpu", (size,))
         for optimizer in (AdamW, SGDW):
             fully_sharded(mesh, rank, optimizer)
@@ -50,24 +45,16 @@ def process(rank: int, size: int, store: str) -> None:
         averages(mesh)
         keyless()
         failing_process(mesh, rank)
-    finally:
-        dist.destroy_process_group()
 
 
 def hangs_without_timeout(rank: int, size: int, store: str) -> None:
     """One process fails before a collective that the others wait in."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=5),
-    )
-    param = Parameter(distribute_tensor(torch.ones(4), init_device_mesh("cpu", (size,))))
-    param.grad = param.detach().clone()
-    if rank == 0:
-        raise ValueError("of rank 0")
-    AdamW([param], max_grad_norm=1.0).step()
+    with group(rank, size, store, seconds=5.0):
+        param = Parameter(distribute_tensor(torch.ones(4), init_device_mesh("cpu", (size,))))
+        param.grad = param.detach().clone()
+        if rank == 0:
+            raise ValueError("of rank 0")
+        AdamW([param], max_grad_norm=1.0).step()
 
 
 # ---- FSDP2 ---------------------------------------------------------------------------------------
@@ -101,11 +88,11 @@ def fully_sharded(mesh: DeviceMesh, rank: int, optimizer: Any) -> None:
         torch.testing.assert_close(sharded.grad_norm, reference.grad_norm, rtol=1e-5, atol=0)
         assert sharded.grad_norm > 0.3  # it clips
     for param, expected in zip(model.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(_full(param), expected.detach())
+        torch.testing.assert_close(full(param), expected.detach())
         state, of_expected = sharded.state[param], reference.state[expected]
         assert state["step"] == 6
         assert isinstance(state["ema"], DTensor)
-        torch.testing.assert_close(_full(state["ema"]), of_expected["ema"])
+        torch.testing.assert_close(full(state["ema"]), of_expected["ema"])
 
 
 # ---- any placement -------------------------------------------------------------------------------
@@ -114,10 +101,6 @@ def fully_sharded(mesh: DeviceMesh, rank: int, optimizer: Any) -> None:
 def _values(seed: int, dtype: torch.dtype) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _fits(shape: torch.Size, placements: Any) -> bool:
@@ -159,15 +142,15 @@ def placed_steps(mesh: DeviceMesh, placements: Any) -> None:
                 torch.testing.assert_close(optimizer.grad_norm, reference.grad_norm)
         ranges = all(place.is_replicate() or place.dim == 0 for place in placements)
         for param, expected in zip(params, whole, strict=True):
-            full = _full(param)
-            assert full.isfinite().all()
-            everywhere = [torch.empty_like(full) for _ in range(dist.get_world_size())]
-            dist.all_gather(everywhere, full.contiguous())
-            assert all(torch.equal(full, other) for other in everywhere)  # also replicas
+            values = full(param)
+            assert values.isfinite().all()
+            everywhere = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+            dist.all_gather(everywhere, values.contiguous())
+            assert all(torch.equal(values, other) for other in everywhere)  # also replicas
             if ranges or not isinstance(param, DTensor):
                 # The factor of clipping is a sum in another order.
                 tolerance = {"rtol": 0.0, "atol": 0.0} if clip is None else {}
-                torch.testing.assert_close(full, expected.detach(), **tolerance)
+                torch.testing.assert_close(values, expected.detach(), **tolerance)
 
 
 def row_norms(mesh: DeviceMesh) -> None:
@@ -176,13 +159,13 @@ def row_norms(mesh: DeviceMesh) -> None:
     param = Parameter(distribute_tensor(value, mesh, [Shard(0)]))
     param.grad = torch.zeros_like(param)
     AdamW([param], max_norm=2.0, weight_decay=0.0).step()
-    torch.testing.assert_close(_full(param), value.renorm(2, 0, 2.0))
+    torch.testing.assert_close(full(param), value.renorm(2, 0, 2.0))
     param = Parameter(distribute_tensor(value, mesh, [Shard(1)]))
     param.grad = torch.zeros_like(param)
     optimizer = AdamW([param], max_norm=2.0)
-    _raises(ValueError, "expected whole rows for max_norm", optimizer.step)
+    raises(ValueError, "expected whole rows for max_norm", optimizer.step)
     assert not optimizer.state
-    torch.testing.assert_close(_full(param), value)
+    torch.testing.assert_close(full(param), value)
 
 
 def pending_gradients(mesh: DeviceMesh) -> None:
@@ -190,11 +173,11 @@ def pending_gradients(mesh: DeviceMesh) -> None:
     param = Parameter(distribute_tensor(torch.ones(4), mesh, [Replicate()]))
     param.grad = DTensor.from_local(torch.ones(4), mesh, [Partial()])
     SGDW([param], lr=0.5, max_grad_norm=1e9).step()
-    torch.testing.assert_close(_full(param), torch.full((4,), 1.0 - 0.5 * mesh.size()))
+    torch.testing.assert_close(full(param), torch.full((4,), 1.0 - 0.5 * mesh.size()))
     param = Parameter(torch.ones(4))
     optimizer = SGDW([param], lr=0.5)
     param.grad = distribute_tensor(torch.ones(4), mesh, [Replicate()])
-    _raises(RuntimeError, "both DTensors or both not", optimizer.step)
+    raises(RuntimeError, "both DTensors or both not", optimizer.step)
 
 
 def averages(mesh: DeviceMesh) -> None:
@@ -204,17 +187,17 @@ def averages(mesh: DeviceMesh) -> None:
     param.grad = torch.ones_like(param)
     optimizer.step()
     with optimizer.averaged_parameters():
-        torch.testing.assert_close(_full(param), torch.full((5,), 0.5))
-    torch.testing.assert_close(_full(param), torch.zeros(5))
+        torch.testing.assert_close(full(param), torch.full((5,), 0.5))
+    torch.testing.assert_close(full(param), torch.zeros(5))
 
 
 def keyless() -> None:
     """Random numbers need a key that all processes share."""
     param = Parameter(torch.ones(2))
-    _raises(ValueError, "expected key=", lambda: AdamW([param], gradient_noise=(0.1, 0.5)))
+    raises(ValueError, "expected key=", lambda: AdamW([param], gradient_noise=(0.1, 0.5)))
     optimizer = AdamW([param])
     added = {"params": [Parameter(torch.ones(2))], "gradient_noise": (0.1, 0.5)}
-    _raises(ValueError, "expected key=", lambda: optimizer.add_param_group(added))
+    raises(ValueError, "expected key=", lambda: optimizer.add_param_group(added))
     assert len(optimizer.param_groups) == 1
 
 
@@ -224,14 +207,5 @@ def failing_process(mesh: DeviceMesh, rank: int) -> None:
     local = torch.full((8 // mesh.size(),), float("nan") if rank == 0 else 1.0)
     param.grad = DTensor.from_local(local, mesh, [Shard(0)])
     optimizer = AdamW([param], max_grad_norm=1.0, error_if_nonfinite=True)
-    _raises(RuntimeError, "expected gradients of finite norm", optimizer.step)
-    torch.testing.assert_close(_full(param), torch.ones(8))
-
-
-def _raises(kind: type[Exception], message: str, function: Any) -> None:
-    try:
-        function()
-    except kind as error:
-        assert message in str(error), error  # noqa: PT017  (there is no pytest in a process)
-    else:
-        raise AssertionError(f"expected {kind.__name__}: {message}")
+    raises(RuntimeError, "expected gradients of finite norm", optimizer.step)
+    torch.testing.assert_close(full(param), torch.ones(8))

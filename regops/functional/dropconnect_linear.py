@@ -124,7 +124,7 @@ def dropconnect_linear(
             )
         draws = training or gaussian
         _C.check_dropconnect_linear(input, weight, bias, p, draws, mask, key, generator)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise wrong_types(
             error,
             dropconnect_linear,

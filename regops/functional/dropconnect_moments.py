@@ -69,7 +69,7 @@ def dropconnect_moments(
         return moments
     try:
         return _C.dropconnect_moments(input, weight, bias, p, drop_bias)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise wrong_types(
             error,
             dropconnect_moments,

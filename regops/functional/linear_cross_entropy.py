@@ -187,7 +187,7 @@ def linear_cross_entropy(
                 loss, lse = _composite(*arguments)
             else:
                 loss, lse = _C.linear_cross_entropy(*arguments, check)
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
             raise wrong_types(
                 error,
                 linear_cross_entropy,

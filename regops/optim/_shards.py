@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from regops._distributed import is_distributed, row_major_strides
 
 # A shard that is no range of the whole parameter has random numbers of its own: its number is in
 # the upper half of the stream, where no parameter's position reaches.
@@ -19,12 +19,6 @@ class Sharding(NamedTuple):
 
     mesh: Any
     dimensions: tuple[int, ...]
-
-
-def is_distributed(tensor: Tensor) -> TypeGuard[Any]:
-    """Whether a tensor is a DTensor; does not import them."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def sharding_of(param: Tensor) -> Sharding | None:
@@ -129,5 +123,5 @@ def _range_start(param: Any) -> int | None:
     outer = next((i for i, size in enumerate(shape) if size != 1), len(shape))
     if tuple(shape[outer + 1 :]) != tuple(param.shape[outer + 1 :]):
         return None
-    strides = torch.empty(param.shape, device="meta").stride()
+    strides = row_major_strides(param.shape)
     return sum(start * stride for start, stride in zip(offset, strides, strict=True))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from regops import _C
+from regops._distributed import is_distributed
 from regops.optim import _shards
 from regops.optim._batch import Batch
 from regops.optim._options import check_options, needs_key
@@ -151,7 +152,7 @@ class Step(torch.optim.Optimizer):
                 grad = param.grad
                 if grad is None:
                     continue
-                distributed = type(param) not in plain and _shards.is_distributed(param)
+                distributed = type(param) not in plain and is_distributed(param)
                 sharding = None
                 if distributed or type(grad) is not Tensor:
                     grad = _shards.aligned_gradient(param, grad)
