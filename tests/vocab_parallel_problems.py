@@ -47,6 +47,7 @@ class ShardedProblem:
         options: keyword arguments of `regops.functional.cross_entropy`, tensors included.
         upstream: of the loss, 0-d or by row.
         upstream_lse: by row, where lse is asked for.
+        missing: how many classes of all are in no shard.
     """
 
     input: Tensor
@@ -54,6 +55,7 @@ class ShardedProblem:
     options: dict[str, Any] = field(default_factory=dict)
     upstream: Tensor = field(default_factory=lambda: torch.ones(()))
     upstream_lse: Tensor | None = None
+    missing: int = 0
 
     @property
     def real(self) -> torch.dtype:

@@ -91,8 +91,10 @@ def distributed_cross_entropy(
     place = _place(input)
     local = input.to_local()
     class_dim = 1 if input.dim() > 1 else 0
-    # Beside the last one, as language models have it, the classes are moved by a view.
-    rows = local.movedim(class_dim, -1).reshape(-1, local.shape[class_dim])
+    shape = [size for dim, size in enumerate(input.shape) if dim != class_dim]
+    local_shape = [size for dim, size in enumerate(local.shape) if dim != class_dim]
+    # A view where classes are neighbours in memory, as those of transposed (N, d1, C) are.
+    rows = local.movedim(class_dim, -1).reshape(math.prod(local_shape), local.shape[class_dim])
     labels = _target(input, target, place).reshape(-1)
     whole_weight = None if weight is None else _whole("weight", weight, place.mesh)
     items = None if num_items is None else _whole("num_items", num_items, place.mesh)
@@ -100,8 +102,6 @@ def distributed_cross_entropy(
     loss, lse, _, _ = _VocabParallelCrossEntropy.apply(
         rows, labels, whole_weight, items, place, options
     )
-    shape = [size for dim, size in enumerate(input.shape) if dim != class_dim]
-    local_shape = [size for dim, size in enumerate(local.shape) if dim != class_dim]
     if reduction == "none":
         loss = _distributed(loss.reshape(local_shape), shape, place, by_row=True)
     else:
