@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -62,6 +63,8 @@ def process(rank: int, size: int, store: str) -> None:
         module(mesh)
         no_rows(mesh)
         equal_bits(mesh)
+        if size == 2:
+            compiled(mesh)  # which takes seconds
         errors(mesh)
 
 
@@ -154,7 +157,8 @@ def out_of_range(mesh: DeviceMesh, placements: list[Any]) -> None:
     target = torch.zeros(8, dtype=torch.int64)
     target[5] = 12
     for reduction in ("mean", "sum"):
-        raises(IndexError, "", lambda r=reduction: RF.cross_entropy(x, target, reduction=r))
+        loss_function = regops.nn.CrossEntropyLoss(reduction=reduction)
+        raises(IndexError, "", functools.partial(loss_function, x, target))
     x = distribute_tensor(torch.randn(8, 12), mesh, placements)  # they still work together
     assert full(RF.cross_entropy(x, target.clamp(max=11))).isfinite()
 
@@ -248,6 +252,27 @@ def equal_bits(mesh: DeviceMesh) -> None:
     of_all = DTensor.from_local(loss.to_local(), mesh, [Shard(0)]).full_tensor()
     for other in of_all.chunk(mesh.size()):
         assert torch.equal(other, loss.to_local())
+
+
+def compiled(mesh: DeviceMesh) -> None:
+    """In one graph with the layer before it."""
+    torch.manual_seed(0)
+    x, target = torch.randn(6, 5), torch.randint(13, (6,))
+    weight = torch.randn(13, 5)
+
+    def loss_of(x: Tensor, weight: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(x, weight)
+        return RF.cross_entropy(logits, target, label_smoothing=0.1)
+
+    alone = weight.clone().requires_grad_()
+    want = loss_of(x, alone)
+    want.backward()
+    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="aot_eager")):
+        sharded = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
+        got = function(distribute_tensor(x, mesh, [Replicate()]), sharded)
+        got.backward()
+        assert_close(full(got), want.detach())
+        assert_close(full(sharded.grad), alone.grad)
 
 
 def strided(mesh: DeviceMesh) -> None:

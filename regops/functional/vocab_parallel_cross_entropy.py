@@ -8,14 +8,14 @@ has all logits of a row, and processes exchange a few sums over them instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed._functional_collectives as funcol
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 _FLAG = "regops.cross_entropy: expected targets in range, got one that is not in another process"
@@ -88,8 +88,8 @@ def distributed_cross_entropy(
         Loss and lse, the latter of size 0 where it is not asked for, as DTensors: whole, or by row
         and then split as the batch is.
     """
-    place = _place(input)
     local = input.to_local()
+    place = _place(input, local)
     class_dim = 1 if input.dim() > 1 else 0
     shape = [size for dim, size in enumerate(input.shape) if dim != class_dim]
     local_shape = [size for dim, size in enumerate(local.shape) if dim != class_dim]
@@ -129,7 +129,7 @@ def check_distributed_options(**options: object) -> None:
 # ---- placements ----------------------------------------------------------------------------------
 
 
-def _place(input: DTensor) -> _Place:
+def _place(input: DTensor, local: Tensor) -> _Place:
     class_dim = 1 if input.dim() > 1 else 0
     over_classes, over_batch = [], []
     for dimension, placement in enumerate(input.placements):
@@ -141,14 +141,12 @@ def _place(input: DTensor) -> _Place:
             raise _unsupported(input)
     if len(over_classes) > 1:
         raise _unsupported(input)
-    local_shape, offsets = compute_local_shape_and_global_offset(
-        input.shape, input.device_mesh, input.placements
-    )
-    if tuple(input.to_local().shape) != tuple(local_shape):
+    local_shape, offsets = _part(input.shape, input.device_mesh, input.placements)
+    if tuple(local.shape) != tuple(local_shape):
         raise ValueError(
             f"regops.cross_entropy: expected input of shape {tuple(input.shape)}, placed as "
             f"{input.placements}, to have a part of shape {tuple(local_shape)} here, got "
-            f"{tuple(input.to_local().shape)}"
+            f"{tuple(local.shape)}"
         )
     return _Place(
         input.device_mesh,
@@ -157,6 +155,14 @@ def _place(input: DTensor) -> _Place:
         input.shape[class_dim],
         offsets[class_dim],
     )
+
+
+# A constant of the process, where a compiler would take the process's number as unknown.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _part(
+    shape: torch.Size, mesh: DeviceMesh, placements: tuple[Placement, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return compute_local_shape_and_global_offset(shape, mesh, placements)
 
 
 def _unsupported(input: DTensor) -> NotImplementedError:
@@ -240,10 +246,10 @@ def _gathered(statistics: Tensor, place: _Place) -> Tensor:
     if place.class_dimension is None:
         return statistics.unsqueeze(0)
     # torch 2.13 renamed it.
-    gather = getattr(funcol, "all_gather_single", None) or funcol.all_gather_tensor
-    gathered = gather(statistics, 0, (place.mesh, place.class_dimension))
-    shards = place.mesh.size(place.class_dimension)
-    return funcol.wait_tensor(gathered).view(shards, *statistics.shape)
+    gather: Callable[..., Tensor] = getattr(funcol, "all_gather_single", funcol.all_gather_tensor)
+    group = (place.mesh, place.class_dimension)
+    gathered: Tensor = funcol.wait_tensor(gather(statistics, 0, group))
+    return gathered.view(place.mesh.size(place.class_dimension), *statistics.shape)
 
 
 def _over_batch(numbers: Tensor, place: _Place) -> Tensor:
