@@ -158,7 +158,11 @@ def out_of_range(mesh: DeviceMesh, placements: list[Any]) -> None:
     target[5] = 12
     for reduction in ("mean", "sum"):
         loss_function = regops.nn.CrossEntropyLoss(reduction=reduction)
-        raises(IndexError, "", functools.partial(loss_function, x, target))
+        raises(
+            IndexError,
+            "cross_entropy: expected target",
+            functools.partial(loss_function, x, target),
+        )
     x = distribute_tensor(torch.randn(8, 12), mesh, placements)  # they still work together
     assert full(RF.cross_entropy(x, target.clamp(max=11))).isfinite()
 
@@ -312,6 +316,8 @@ def errors(mesh: DeviceMesh) -> None:
     fails(ValueError, "from_local needs shape=", uneven, target)
     whole = distribute_tensor(target, init_device_mesh("cpu", (1, mesh.size())))
     fails(ValueError, "target on the input's mesh", x, whole)
+    fails(TypeError, "expected target: Tensor, got list", x, [0, 0, 0, 0])
+    fails(NotImplementedError, "got DTensors for target", x.full_tensor(), whole)
     grown = x.detach().requires_grad_()
     loss = RF.cross_entropy(grown, target)
     raises(

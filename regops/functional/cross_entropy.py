@@ -141,6 +141,8 @@ def cross_entropy(
         ValueError: a batch size, `lam`, `num_items` or the name of a mode does not fit.
         RuntimeError: another shape, or a dtype or device, does not fit; `label_smoothing` is
             outside [0, 1]; `weight`, `lam` or `num_items` requires grad.
+        NotImplementedError: the logits' dtype or layout is none of those above or, of a DTensor,
+            an option or its placement is not supported.
 
     Logits may be a DTensor, split over the batch, over the classes (as a column-parallel linear
     layer gives them) or both: see docs/distributed.md. Target and weight are then whole in every
@@ -196,7 +198,7 @@ def cross_entropy(
             entropy_weight=entropy_weight,
             inplace_backward=inplace_backward,
             check=check is not None,
-            probabilities=target.is_floating_point(),
+            probabilities=isinstance(target, Tensor) and target.is_floating_point(),
         )
         loss, lse = distributed_cross_entropy(
             input,
@@ -238,7 +240,7 @@ def cross_entropy(
                 loss, lse = _composite(*arguments)
             else:
                 loss, lse = _C.cross_entropy(*arguments, check)
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
             raise wrong_types(
                 error,
                 cross_entropy,

@@ -18,8 +18,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-_FLAG = "regops.cross_entropy: expected targets in range, got one that is not in another process"
-
 
 class _Place(NamedTuple):
     """Where the logits of this process are among all.
@@ -88,6 +86,10 @@ def distributed_cross_entropy(
         Loss and lse, the latter of size 0 where it is not asked for, as DTensors: whole, or by row
         and then split as the batch is.
     """
+    for name, value in (("target", target), ("weight", weight)):
+        if not isinstance(value, Tensor) and (value is not None or name == "target"):
+            kind = type(value).__name__
+            raise TypeError(f"regops.cross_entropy: expected {name}: Tensor, got {kind}")
     local = input.to_local()
     place = _place(input, local)
     class_dim = 1 if input.dim() > 1 else 0
@@ -292,8 +294,11 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
             if place.batch_dimensions:
                 numbers = torch.stack((loss, divisor, torch.zeros_like(loss)))
                 numbers = _over_batch(numbers, place)
-                if numbers.is_cpu and numbers[2] != 0.0:
-                    raise IndexError(_FLAG)
+                if numbers.is_cpu and not torch.compiler.is_compiling() and numbers[2] != 0.0:
+                    raise IndexError(
+                        "regops.cross_entropy: expected targets in range, got one out of it on "
+                        "another rank of the batch"
+                    )
                 loss = numbers[0]
                 if options.reduction == "mean" and num_items is None:
                     divisor = numbers[1]
