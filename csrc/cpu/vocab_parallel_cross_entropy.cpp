@@ -108,6 +108,7 @@ static void gradient_of(const VocabParallelCall& call, int64_t begin, int64_t en
   const RowKernel<T> kernel(call.shard);
   const CrossEntropyScalars scalars = cross_entropy_scalars<Real>(call.all);
   const int64_t blocks = kernel.blocks();
+  if (blocks == 0) return;  // there may be no memory at all
   for (int64_t index = begin; index < end; ++index) {
     CrossEntropyRow row = cross_entropy_row<Real>(call.all, scalars, index);
     if (row.gradient_is_zero) {
