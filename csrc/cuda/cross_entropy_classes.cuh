@@ -16,6 +16,7 @@ struct RowClasses {
   using Real = RealOf<T>;
   static constexpr bool kByLabel = std::is_same_v<Q, ByLabel>;
   using Probability = std::conditional_t<kByLabel, T, Q>;
+  using Pieces = RowPieces<T, kVectorSize<T>, int64_t>;
 
   const T* input;
   T* gradient;
@@ -54,6 +55,46 @@ struct RowClasses {
 
   __device__ __forceinline__ Real logit(int64_t c) const {
     return c < 0 ? Real(0) : Element<T>::widen(input[c * input_stride]);
+  }
+
+  // Calls visit(first class, logits) for a thread's vectors, kUnroll of them in flight, and for its
+  // single element; classes are neighbours.
+  template <int kUnroll, class Visit>
+  __device__ __forceinline__ void for_each(const Pieces& pieces, int thread, int threads,
+                                           Visit visit) const {
+    constexpr int kSize = kVectorSize<T>;
+    const auto* packs = reinterpret_cast<const Vector<T, kSize>*>(input + pieces.head);
+#pragma unroll 1
+    for (int64_t v = thread; v < pieces.vectors; v += kUnroll * threads) {
+      Vector<T, kSize> pack[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (v + u * threads < pieces.vectors) pack[u] = packs[v + u * threads];
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (v + u * threads >= pieces.vectors) break;
+        Real x[kSize];
+#pragma unroll
+        for (int k = 0; k < kSize; ++k) x[k] = Element<T>::widen(pack[u].element[k]);
+        visit(pieces.head + (v + u * threads) * kSize, x);
+      }
+    }
+    if (pieces.has_single(thread)) {
+      const Real x[1] = {logit(pieces.single(thread))};
+      visit(pieces.single(thread), x);
+    }
+  }
+
+  // The gradient of a row that is 0, by the same threads.
+  __device__ __forceinline__ void store_zeros(const Pieces& pieces, int thread, int threads) const {
+#pragma unroll 1
+    for (int64_t v = thread; v < pieces.vectors; v += threads) {
+      const Real zeros[kVectorSize<T>] = {};
+      store_gradient(pieces.head + v * kVectorSize<T>, zeros);
+    }
+    const Real zero[1] = {};
+    if (pieces.has_single(thread)) store_gradient(pieces.single(thread), zero);
   }
 
   // Adds kCount neighbouring classes.

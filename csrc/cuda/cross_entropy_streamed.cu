@@ -19,39 +19,17 @@ template <class T, class Q>
 __global__ void __launch_bounds__(kBlockThreads, sizeof(T) == 8 ? 1 : 2)
     streamed(const __grid_constant__ CrossEntropyCall call) {
   using Real = RealOf<T>;
-  constexpr int kSize = kVectorSize<T>;
   const int thread = threadIdx.x, threads = blockDim.x;
   const int64_t row = block_number() * blockDim.y + threadIdx.y;
   if (row >= call.outer * call.inner) return;  // all threads of a warp, or of the block
 
   RowClasses<T, Q> classes(call, place_of_row(call, row));
   const RowTarget<Real> target = load_row_target(call, row, weight_sum_of<Real>(call));
-  const RowPieces<T, kSize, int64_t> pieces(classes.input, call.classes);
+  const typename RowClasses<T, Q>::Pieces pieces(classes.input, call.classes);
   classes.find_vectors(pieces.head);
 
-  // Calls visit(first class, logits) for the thread's vectors and its single element.
   const auto for_classes = [&](auto visit) {
-    const auto* packs = reinterpret_cast<const Vector<T, kSize>*>(classes.input + pieces.head);
-#pragma unroll 1
-    for (int64_t v = thread; v < pieces.vectors; v += kUnroll * threads) {
-      Vector<T, kSize> pack[kUnroll];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        if (v + u * threads < pieces.vectors) pack[u] = packs[v + u * threads];
-      }
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        if (v + u * threads >= pieces.vectors) break;
-        Real x[kSize];
-#pragma unroll
-        for (int k = 0; k < kSize; ++k) x[k] = Element<T>::widen(pack[u].element[k]);
-        visit(pieces.head + (v + u * threads) * kSize, x);
-      }
-    }
-    if (pieces.has_single(thread)) {
-      const Real x[1] = {classes.logit(pieces.single(thread))};
-      visit(pieces.single(thread), x);
-    }
+    classes.template for_each<kUnroll>(pieces, thread, threads, visit);
   };
 
   const Real logit_a = thread == 0 ? classes.logit(target.labels.a.c) : Real(0);
@@ -70,13 +48,7 @@ __global__ void __launch_bounds__(kBlockThreads, sizeof(T) == 8 ? 1 : 2)
 
   if (call.gradient == nullptr && call.probability_gradient == nullptr) return;
   if (target.zero_gradient) {
-#pragma unroll 1
-    for (int64_t v = thread; v < pieces.vectors; v += threads) {
-      const Real zeros[kSize] = {};
-      classes.store_gradient(pieces.head + v * kSize, zeros);
-    }
-    const Real zero[1] = {};
-    if (pieces.has_single(thread)) classes.store_gradient(pieces.single(thread), zero);
+    classes.store_zeros(pieces, thread, threads);
     return;
   }
   const RowGradient<Real> gradient =

@@ -118,4 +118,38 @@ REGOPS_HOST_DEVICE CrossEntropyGradient<Real> cross_entropy_gradient(
   return gradient;
 }
 
+// Sums over a shard of a row's classes, as processes that hold one each exchange them. Relative to
+// the shard's own largest logit m: with the sum of the logits as such, thousands of terms of the
+// size of x would cancel against as many of lse.
+template <class Real>
+struct CrossEntropyShard {
+  Real max;      // m, -inf where no logit is larger; the other sums are then relative to 0
+  Real sum;      // sum_c exp(x_c - m)
+  Real cross;    // sum_c w_c (x_c - m)
+  Real mass;     // sum_c w_c
+  Real label;    // the label's logit, 0 where it is in another shard
+  Real classes;  // how many there are
+};
+
+// Adds a shard to sums whose `max` is the largest of all shards: with d = m_shard - m,
+//   sum_c exp(x_c - m) = exp(d) sum_c exp(x_c - m_shard),
+//   sum_c w_c (x_c - m) = sum_c w_c (x_c - m_shard) + d sum_c w_c.
+// factor: exp(d).
+template <class Real>
+REGOPS_HOST_DEVICE void cross_entropy_add_shard(const CrossEntropyShard<Real>& shard, Real d,
+                                                Real factor, CrossEntropyShard<Real>* all) {
+  all->sum += factor * shard.sum;
+  all->cross += shard.cross + d * shard.mass;
+  all->mass += shard.mass;
+  all->label += shard.label;
+  all->classes += shard.classes;
+}
+
+// Whether shards have all classes between them. A float counts to 2^24; 2^21 are told apart.
+template <class Real>
+REGOPS_HOST_DEVICE bool cross_entropy_adds_up(Real found, Real classes) {
+  const Real slack = classes * Real(0x1p-22);
+  return found >= classes - slack && found <= classes + slack;
+}
+
 }  // namespace regops

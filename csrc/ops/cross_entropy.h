@@ -4,9 +4,12 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+
+#include "cross_entropy_call.h"
 
 namespace regops {
 
@@ -37,6 +40,23 @@ CrossEntropyContract check_cross_entropy(const char* op, const CrossEntropyArgum
 // IndexError where a class index is out of range. Waits for the device; the CPU checks every call.
 void check_targets(const char* op, const CrossEntropyArguments& arguments,
                    const CrossEntropyContract& contract);
+
+// A call of the kernels, and the tensors that its pointers point into.
+struct PreparedCrossEntropy {
+  CrossEntropyCall call = {};
+  std::vector<at::Tensor> kept;
+
+  const at::Tensor& keep(at::Tensor tensor) { return kept.emplace_back(std::move(tensor)); }
+};
+
+// All of the call that `totals` depends on.
+PreparedCrossEntropy prepare_targets(const CrossEntropyArguments& arguments,
+                                     const CrossEntropyContract& contract);
+
+// Where a tensor's values are as contiguous Reals on the input's device; null where it is
+// undefined.
+const void* keep_reals(const at::Tensor& tensor, const CrossEntropyContract& contract,
+                       const at::Tensor& input, PreparedCrossEntropy& prepared);
 
 // Real [2], on the input's device: the divisor of the summed losses, and the sum of class weights.
 at::Tensor cross_entropy_totals(const char* op, const CrossEntropyArguments& arguments,

@@ -112,16 +112,11 @@ Tensor reals(const Tensor& tensor, const CrossEntropyContract& c, const Tensor& 
   return tensor.to(input.device(), c.real).contiguous();
 }
 
-struct Prepared {
-  CrossEntropyCall call = {};
-  std::vector<Tensor> kept;
+}  // namespace
 
-  const Tensor& keep(Tensor tensor) { return kept.emplace_back(std::move(tensor)); }
-};
-
-// All of the call that `totals` depends on.
-Prepared prepare_targets(const CrossEntropyArguments& a, const CrossEntropyContract& c) {
-  Prepared p;
+PreparedCrossEntropy prepare_targets(const CrossEntropyArguments& a,
+                                     const CrossEntropyContract& c) {
+  PreparedCrossEntropy p;
   CrossEntropyCall& call = p.call;
   call.dtype = dtype_of(a.input);
   call.outer = c.rows.expect_int();
@@ -151,6 +146,13 @@ Prepared prepare_targets(const CrossEntropyArguments& a, const CrossEntropyContr
   if (a.weight) call.weight = p.keep(reals(*a.weight, c, a.input)).const_data_ptr();
   return p;
 }
+
+const void* keep_reals(const Tensor& tensor, const CrossEntropyContract& c, const Tensor& input,
+                       PreparedCrossEntropy& p) {
+  return tensor.defined() ? p.keep(reals(tensor, c, input)).const_data_ptr() : nullptr;
+}
+
+namespace {
 
 int64_t row_count(const CrossEntropyCall& call) { return call.outer * call.inner; }
 
@@ -192,7 +194,7 @@ cpu::CrossEntropyTargets scan_targets(const CrossEntropyCall& call) {
 }
 
 Tensor totals_cpu(const char* op, const CrossEntropyArguments& a, const CrossEntropyContract& c) {
-  const Prepared p = prepare_targets(a, c);
+  const PreparedCrossEntropy p = prepare_targets(a, c);
   const int64_t classes = p.call.classes;
   double divisor = 1.0, weight_sum = static_cast<double>(classes);
   cpu::CrossEntropyTargets found;
@@ -289,7 +291,7 @@ Tensor cross_entropy_totals(const char* op, const CrossEntropyArguments& a,
   if (a.input.is_cpu()) return totals_cpu(op, a, c);
 #ifdef REGOPS_WITH_CUDA
   const c10::DeviceGuard guard(a.input.device());
-  const Prepared p = prepare_targets(a, c);
+  const PreparedCrossEntropy p = prepare_targets(a, c);
   const Tensor totals = at::empty({2}, a.input.options().dtype(c.real));
   const Tensor num_items = a.num_items ? reals(*a.num_items, c, a.input) : Tensor();
   check_launch(op, regops_cross_entropy_prepare_cuda(
@@ -311,7 +313,7 @@ void run_cross_entropy(const CrossEntropyArguments& a, const CrossEntropyContrac
     return;
   }
   const c10::DeviceGuard guard(a.input.device());
-  Prepared p = prepare_targets(a, c);
+  PreparedCrossEntropy p = prepare_targets(a, c);
   CrossEntropyCall& call = p.call;
   const Operands o = operands(a.input, c.probabilities ? a.target : Tensor(), pass);
   const auto strides = [&](const Tensor& tensor) { return *class_strides(tensor, o.order); };
@@ -336,13 +338,10 @@ void run_cross_entropy(const CrossEntropyArguments& a, const CrossEntropyContrac
       call.probability_gradient = o.probability_gradient.mutable_data_ptr();
     }
   }
-  const auto upstream = [&](const Tensor& tensor) -> const void* {
-    return tensor.defined() ? p.keep(reals(tensor, c, a.input)).const_data_ptr() : nullptr;
-  };
   call.totals = pass.totals.const_data_ptr();
-  call.upstream = upstream(pass.upstream_loss);
+  call.upstream = keep_reals(pass.upstream_loss, c, a.input, p);
   call.upstream_stride = pass.upstream_loss.defined() && pass.upstream_loss.dim() > 0 ? 1 : 0;
-  call.upstream_lse = upstream(pass.upstream_lse);
+  call.upstream_lse = keep_reals(pass.upstream_lse, c, a.input, p);
   if (pass.loss.defined()) call.loss = pass.loss.mutable_data_ptr();
   if (pass.lse.defined()) call.lse = pass.lse.mutable_data_ptr();
 

@@ -10,6 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 import regops.reference
 from regops import _C
+from regops._distributed import is_distributed
 from regops._errors import wrong_types
 from regops._transforms import transform_active
 
@@ -140,6 +141,14 @@ def cross_entropy(
         ValueError: a batch size, `lam`, `num_items` or the name of a mode does not fit.
         RuntimeError: another shape, or a dtype or device, does not fit; `label_smoothing` is
             outside [0, 1]; `weight`, `lam` or `num_items` requires grad.
+        NotImplementedError: the logits' dtype or layout is none of those above or, of a DTensor,
+            an option or its placement is not supported.
+
+    Logits may be a DTensor, split over the batch, over the classes (as a column-parallel linear
+    layer gives them) or both: see docs/distributed.md. Target and weight are then whole in every
+    process, or DTensors; loss and lse are DTensors, the gradient is placed as the logits. Of the
+    options, entropy_weight, target_b, lam, inplace_backward and check are not supported, nor are
+    probabilities or double backward.
 
     Under `torch.func` transforms (not compiled ones) and forward-mode AD a composite of PyTorch's
     ops takes over, with nan for a target out of range; it also serves double backward.
@@ -175,13 +184,42 @@ def cross_entropy(
         )
         return overridden
     check_ignore_index("cross_entropy", ignore_index)
+    items = as_tensor("cross_entropy", "num_items", num_items, input)
+    # Tensors proper, nearly all, are told apart in 20 ns.
+    if type(input) is not Tensor and is_distributed(input):
+        from regops.functional.vocab_parallel_cross_entropy import (
+            check_distributed_options,
+            distributed_cross_entropy,
+        )
+
+        check_distributed_options(
+            target_b=target_b is not None,
+            lam=lam is not None,
+            entropy_weight=entropy_weight,
+            inplace_backward=inplace_backward,
+            check=check is not None,
+            probabilities=isinstance(target, Tensor) and target.is_floating_point(),
+        )
+        loss, lse = distributed_cross_entropy(
+            input,
+            target,
+            weight,
+            items,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            smoothing=smoothing,
+            z_loss=z_loss,
+            return_lse=return_lse,
+        )
+        return (loss, lse) if return_lse else loss
     arguments = (
         input,
         target,
         weight,
         target_b,
         as_tensor("cross_entropy", "lam", lam, input),
-        as_tensor("cross_entropy", "num_items", num_items, input),
+        items,
         ignore_index,
         reduction,
         label_smoothing,
@@ -202,7 +240,7 @@ def cross_entropy(
                 loss, lse = _composite(*arguments)
             else:
                 loss, lse = _C.cross_entropy(*arguments, check)
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
             raise wrong_types(
                 error,
                 cross_entropy,
