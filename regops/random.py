@@ -94,6 +94,21 @@ def key_like(like: Tensor, generator: Generator | None = None) -> Tensor:
     return fresh
 
 
+def key_for(
+    input: Tensor, key: Tensor | None, generator: Generator | None = None, used: bool = True
+) -> Tensor:
+    """The key of an op's call, on the input's device: the one passed in, or else a new one.
+
+    Where it will not be `used`, as with p = 1, any will do and none is drawn, as by torch.
+    """
+    if key is None and used:
+        return key_like(input, generator)
+    if key is None:
+        return torch.zeros(2, dtype=torch.int64, device=input.device)
+    moves = key.device != input.device and key.device.type == "cpu"
+    return key.to(input.device) if moves else key
+
+
 @torch.library.register_vmap("regops::new_key")  # type: ignore[untyped-decorator]
 def _new_key_vmap(
     info: Any, in_dims: tuple[Any, ...], like: Tensor, *, generator: Generator | None = None

@@ -154,7 +154,7 @@ def moments_interpreted(problem: Problem) -> tuple[Tensor, Tensor]:
     variance = torch.ones(mean.shape, dtype=problem.sum_dtype)
     addresses = (ctypes.c_void_p(memory.address(tensor)) for tensor in (mean, variance))
     of_layer = ctypes.byref(_call(problem, memory))
-    call(device, "regops_dropconnect_moments_cuda", of_layer, *addresses, None, None)
+    call(device, "regops_dropconnect_moments_cuda", of_layer, *addresses, None)
     return mean, variance
 
 

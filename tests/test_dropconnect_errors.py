@@ -73,7 +73,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "input-type": ({"input": [1.0]}, TypeError, "expected input: Tensor, got list"),
     "weight-type": ({"weight": None}, TypeError, "expected weight: Tensor, got NoneType"),
     "bias-type": ({"bias": 1.0}, TypeError, "expected bias: Tensor | None, got float"),
-    "p-type": ({"p": "a"}, TypeError, "expected p: float, got str"),
+    "p-type": ({"p": "a"}, TypeError, "expected p: float | Tensor, got str"),
 }
 # What torch's own layer would take or refuse by itself.
 BAD_WHERE_DROPPED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -122,8 +122,8 @@ def test_it_learns(mask: str) -> None:
     ("arguments", "options", "error", "text"),
     [
         ((3, 4, 0.2), {}, TypeError, "expected bias: bool, got float"),
-        ((3, 4), {"p": "a"}, TypeError, "expected p: float, got str"),
-        ((3, 4), {"p": True}, TypeError, "expected p: float, got bool"),
+        ((3, 4), {"p": "a"}, TypeError, "expected p: float | Tensor, got str"),
+        ((3, 4), {"p": True}, TypeError, "expected p: float | Tensor, got bool"),
         ((3, 4), {"p": 1.5}, ValueError, r"expected p in \[0, 1\], got 1.5"),
         ((3, 4), {"p": float("nan")}, ValueError, r"expected p in \[0, 1\], got nan"),
         ((3, 4), {"samples": 1.5}, TypeError, "expected samples: int, got float"),

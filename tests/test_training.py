@@ -35,9 +35,9 @@ class Model(nn.Module):
         super().__init__()
         self.first = nn.Linear(WIDTH, WIDTH)
         self.dropout = regops.nn.Dropout(p)
-        self.batch = regops.nn.DropConnectLinear(WIDTH, WIDTH, p=0.3)
-        self.sample = regops.nn.DropConnectLinear(WIDTH, WIDTH, p=0.3, mask="sample")
-        self.wrapped = regops.nn.DropConnect(nn.Linear(WIDTH, WIDTH), "weight", p=0.3)
+        self.batch = regops.nn.DropConnectLinear(WIDTH, WIDTH, p=p)
+        self.sample = regops.nn.DropConnectLinear(WIDTH, WIDTH, p=p, mask="sample")
+        self.wrapped = regops.nn.DropConnect(nn.Linear(WIDTH, WIDTH), "weight", p=p)
         self.head = nn.Linear(WIDTH, CLASSES)
         self.loss = regops.nn.CrossEntropyLoss(label_smoothing=0.1, z_loss=1e-3)
 

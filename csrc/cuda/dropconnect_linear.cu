@@ -103,7 +103,7 @@ extern "C" int regops_dropconnect_grad_weight_cuda(const regops::DropConnectCall
 }
 
 extern "C" int regops_dropconnect_moments_cuda(const regops::DropConnectCall* call, void* mean,
-                                               void* variance, void* /*workspace*/, void* stream) {
+                                               void* variance, void* stream) {
   if (call->samples == 0 || call->out_features == 0 || call->in_features == 0) return 0;
   return regops::dropconnect_moments(*call, mean, variance, static_cast<cudaStream_t>(stream));
 }

@@ -43,6 +43,6 @@ int regops_dropconnect_grad_weight_cuda(const regops::DropConnectCall* call, int
 // v = p / (1 - p), W read once. Up to kDropConnectFewSamples samples. `variance` is float32, of
 // float64 tensors float64.
 int regops_dropconnect_moments_cuda(const regops::DropConnectCall* call, void* mean, void* variance,
-                                    void* workspace, void* stream);
+                                    void* stream);
 
 }  // extern "C"

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <string>
 
+#include <ATen/core/grad_mode.h>
+
 namespace regops {
 
 namespace {
@@ -45,6 +47,16 @@ void check_p(const char* op, double p) {
   // torch raises RuntimeError, not ValueError, for nan.
   TORCH_CHECK(!std::isnan(p), "regops.", op, ": expected p in [0, 1], got nan");
   TORCH_CHECK_VALUE(p >= 0.0 && p <= 1.0, "regops.", op, ": expected p in [0, 1], got ", digits(p));
+}
+
+void check_tensor_p(const char* op, const at::Tensor& p) {
+  TORCH_CHECK_VALUE(p.sym_numel() == 1, "regops.", op, ": expected p of one element, got shape ",
+                    p.sym_sizes());
+  TORCH_CHECK_TYPE(at::isFloatingType(p.scalar_type()), "regops.", op,
+                   ": expected p of a floating-point dtype, got torch.",
+                   c10::getDtypeNames(p.scalar_type()).first);
+  TORCH_CHECK(!(at::GradMode::is_enabled() && p.requires_grad()), "regops.", op,
+              ": expected p without requires_grad, as masks have no derivative to it");
 }
 
 }  // namespace regops

@@ -16,4 +16,7 @@ void check_dtype(const char* op, const char* name, const at::Tensor& tensor);
 void check_strided(const char* op, const char* name, const at::Tensor& tensor);
 void check_p(const char* op, double p);
 
+// Of a p in a tensor all but its value, which a device may still be computing.
+void check_tensor_p(const char* op, const at::Tensor& p);
+
 }  // namespace regops

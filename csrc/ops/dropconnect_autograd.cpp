@@ -37,6 +37,25 @@ LinearGradients dropconnect_linear_backward(const Tensor& grad_output, const Ten
   return op.call(grad_output, input, weight, p, key, mask, drop_bias, wanted);
 }
 
+Tensor dropconnect_linear_tensor_p(const Tensor& input, const Tensor& weight,
+                                   const OptionalTensor& bias, const Tensor& p, const Tensor& key,
+                                   std::string_view mask, bool drop_bias) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("regops::dropconnect_linear", "tensor_p")
+                             .typed<decltype(dropconnect_linear_tensor_p)>();
+  return op.call(input, weight, bias, p, key, mask, drop_bias);
+}
+
+LinearGradients dropconnect_linear_backward_tensor_p(const Tensor& grad_output, const Tensor& input,
+                                                     const Tensor& weight, const Tensor& p,
+                                                     const Tensor& key, std::string_view mask,
+                                                     bool drop_bias, OutputMask wanted) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("regops::dropconnect_linear_backward", "tensor_p")
+                             .typed<decltype(dropconnect_linear_backward_tensor_p)>();
+  return op.call(grad_output, input, weight, p, key, mask, drop_bias, wanted);
+}
+
 // Forward-mode gradients too, for which the Functions raise.
 bool needs_node(std::initializer_list<Tensor> tensors) {
   for (const Tensor& tensor : tensors) {
@@ -55,20 +74,40 @@ constexpr const char* kName = "dropconnect_linear";
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// What both functions keep besides tensors.
+// What no derivative is taken of, and the two ops with it.
 struct Options {
   double p;
+  Tensor tensor_p;  // in place of p, if it is defined
+  Tensor key;
   std::string mask;
   bool drop_bias;
 
-  void save(AutogradContext* context) const {
+  // With the tensors of which derivatives are taken.
+  void save(AutogradContext* context, variable_list tensors) const {
+    tensors.insert(tensors.end(), {tensor_p, key});
+    context->save_for_backward(std::move(tensors));
     context->saved_data["p"] = p;
     context->saved_data["mask"] = mask;
     context->saved_data["drop_bias"] = drop_bias;
   }
-  static Options saved(AutogradContext* context) {
-    return {context->saved_data["p"].toDouble(), context->saved_data["mask"].toStringRef(),
-            context->saved_data["drop_bias"].toBool()};
+  static Options saved(AutogradContext* context, const variable_list& tensors) {
+    return {context->saved_data["p"].toDouble(), tensors.end()[-2], tensors.end()[-1],
+            context->saved_data["mask"].toStringRef(), context->saved_data["drop_bias"].toBool()};
+  }
+
+  Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) const {
+    if (tensor_p.defined()) {
+      return dropconnect_linear_tensor_p(input, weight, bias, tensor_p, key, mask, drop_bias);
+    }
+    return dropconnect_linear(input, weight, bias, p, key, mask, drop_bias);
+  }
+  LinearGradients gradients(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                            OutputMask wanted) const {
+    if (tensor_p.defined()) {
+      return dropconnect_linear_backward_tensor_p(grad_output, input, weight, tensor_p, key, mask,
+                                                  drop_bias, wanted);
+    }
+    return dropconnect_linear_backward(grad_output, input, weight, p, key, mask, drop_bias, wanted);
   }
 };
 
@@ -79,45 +118,41 @@ OptionalTensor optional(const Tensor& tensor) {
 struct DropConnectLinearFunction : torch::autograd::Function<DropConnectLinearFunction> {
   // The bias comes last, since variables are counted without one that is absent.
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
-                        const Tensor& key, const OptionalTensor& bias, const Options& options) {
+                        const OptionalTensor& bias, const Options& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({input, weight, key});
-    options.save(context);
+    options.save(context, {input, weight});
     context->saved_data["bias"] = bias.has_value();
-    return dropconnect_linear(input, weight, bias, options.p, key, options.mask, options.drop_bias);
+    return options.linear(input, weight, bias);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
-    variable_list result(5);
+    variable_list result(4);
     if (!upstream[0].defined()) return result;
     const variable_list saved = context->get_saved_variables();
-    const Options options = Options::saved(context);
     const OutputMask wanted = {
         context->needs_input_grad(0), context->needs_input_grad(1),
-        context->saved_data["bias"].toBool() && context->needs_input_grad(3)};
+        context->saved_data["bias"].toBool() && context->needs_input_grad(2)};
     const auto [of_input, of_weight, of_bias] =
-        dropconnect_linear_backward(upstream[0], saved[0], saved[1], options.p, saved[2],
-                                    options.mask, options.drop_bias, wanted);
+        Options::saved(context, saved).gradients(upstream[0], saved[0], saved[1], wanted);
     if (wanted[0]) result[0] = of_input;
     if (wanted[1]) result[1] = of_weight;
-    if (wanted[2]) result[3] = of_bias;
+    if (wanted[2]) result[2] = of_bias;
     return result;
   }
 };
 
 // Backward is linear in each of dy, x and W: with upstream gradients ux, uW, ub of dx, dW, db,
-//   d dy = s ux (M o W)^T + s x (M o uW)^T + s M o ub,  d x = s dy (M o uW),  d W = s M o (dy^T
-//   ux).
+//   d dy = s ux (M o W)^T + s x (M o uW)^T + s M o ub,
+//   d x = s dy (M o uW),  d W = s M o (dy^T ux).
 struct DropConnectBackwardFunction : torch::autograd::Function<DropConnectBackwardFunction> {
   static variable_list forward(AutogradContext* context, const Tensor& grad_output,
-                               const Tensor& input, const Tensor& weight, const Tensor& key,
-                               const Options& options, OutputMask wanted) {
+                               const Tensor& input, const Tensor& weight, const Options& options,
+                               OutputMask wanted) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->set_materialize_grads(false);
-    context->save_for_backward({grad_output, input, weight, key});
-    options.save(context);
-    const auto [of_input, of_weight, of_bias] = dropconnect_linear_backward(
-        grad_output, input, weight, options.p, key, options.mask, options.drop_bias, wanted);
+    options.save(context, {grad_output, input, weight});
+    const auto [of_input, of_weight, of_bias] =
+        options.gradients(grad_output, input, weight, wanted);
     variable_list unwanted;
     if (!wanted[0]) unwanted.push_back(of_input);
     if (!wanted[1]) unwanted.push_back(of_weight);
@@ -129,72 +164,92 @@ struct DropConnectBackwardFunction : torch::autograd::Function<DropConnectBackwa
   static variable_list backward(AutogradContext* context, const variable_list& upstream) {
     const Tensor &ux = upstream[0], &uw = upstream[1], &ub = upstream[2];
     const variable_list saved = context->get_saved_variables();
-    const Tensor &dy = saved[0], &x = saved[1], &weight = saved[2], &key = saved[3];
-    const Options o = Options::saved(context);
-    variable_list result(6);
+    const Tensor &dy = saved[0], &x = saved[1], &weight = saved[2];
+    const Options options = Options::saved(context, saved);
+    variable_list result(5);
     const auto add = [&result](const Tensor& term) {
       result[0] = result[0].defined() ? result[0] + term : term;
     };
     if (context->needs_input_grad(0)) {
-      if (ux.defined())
-        add(dropconnect_linear(ux, weight, std::nullopt, o.p, key, o.mask, o.drop_bias));
+      if (ux.defined()) add(options.linear(ux, weight, std::nullopt));
       if (uw.defined()) {
-        add(dropconnect_linear(x, uw, optional(ub), o.p, key, o.mask, o.drop_bias));
+        add(options.linear(x, uw, optional(ub)));
       } else if (ub.defined()) {  // a layer of no weights
-        add(dropconnect_linear(x.narrow(-1, 0, 0), weight.narrow(1, 0, 0), ub, o.p, key, o.mask,
-                               o.drop_bias));
+        add(options.linear(x.narrow(-1, 0, 0), weight.narrow(1, 0, 0), ub));
       }
     }
     if (context->needs_input_grad(1) && uw.defined()) {
-      result[1] = std::get<0>(dropconnect_linear_backward(dy, x, uw, o.p, key, o.mask, o.drop_bias,
-                                                          {true, false, false}));
+      result[1] = std::get<0>(options.gradients(dy, x, uw, {true, false, false}));
     }
     if (context->needs_input_grad(2) && ux.defined()) {
-      result[2] = std::get<1>(dropconnect_linear_backward(dy, ux, weight, o.p, key, o.mask,
-                                                          o.drop_bias, {false, true, false}));
+      result[2] = std::get<1>(options.gradients(dy, ux, weight, {false, true, false}));
     }
     return result;
   }
 };
 
+Tensor linear_autograd(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                       const Options& options) {
+  if (needs_node({input, weight, bias.value_or(Tensor())})) {
+    return DropConnectLinearFunction::apply(input, weight, bias, options);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return options.linear(input, weight, bias);
+}
+
+LinearGradients gradients_autograd(const Tensor& grad_output, const Tensor& input,
+                                   const Tensor& weight, const Options& options,
+                                   OutputMask wanted) {
+  if (needs_node({grad_output, input, weight})) {
+    const variable_list gradients =
+        DropConnectBackwardFunction::apply(grad_output, input, weight, options, wanted);
+    return {gradients[0], gradients[1], gradients[2]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return options.gradients(grad_output, input, weight, wanted);
+}
+
 Tensor dropconnect_linear_autograd(const Tensor& input, const Tensor& weight,
                                    const OptionalTensor& bias, double p, const Tensor& key,
                                    std::string_view mask, bool drop_bias) {
-  if (needs_node({input, weight, bias.value_or(Tensor())})) {
-    return DropConnectLinearFunction::apply(input, weight, key, bias,
-                                            Options{p, std::string(mask), drop_bias});
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return dropconnect_linear(input, weight, bias, p, key, mask, drop_bias);
+  return linear_autograd(input, weight, bias, {p, Tensor(), key, std::string(mask), drop_bias});
+}
+
+Tensor dropconnect_linear_tensor_p_autograd(const Tensor& input, const Tensor& weight,
+                                            const OptionalTensor& bias, const Tensor& p,
+                                            const Tensor& key, std::string_view mask,
+                                            bool drop_bias) {
+  check_tensor_p(kName, p);
+  return linear_autograd(input, weight, bias, {0.0, p, key, std::string(mask), drop_bias});
 }
 
 LinearGradients dropconnect_linear_backward_autograd(const Tensor& grad_output, const Tensor& input,
                                                      const Tensor& weight, double p,
                                                      const Tensor& key, std::string_view mask,
                                                      bool drop_bias, OutputMask wanted) {
-  if (needs_node({grad_output, input, weight})) {
-    const variable_list gradients = DropConnectBackwardFunction::apply(
-        grad_output, input, weight, key, Options{p, std::string(mask), drop_bias}, wanted);
-    return {gradients[0], gradients[1], gradients[2]};
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return dropconnect_linear_backward(grad_output, input, weight, p, key, mask, drop_bias, wanted);
+  return gradients_autograd(grad_output, input, weight,
+                            {p, Tensor(), key, std::string(mask), drop_bias}, wanted);
+}
+
+LinearGradients dropconnect_linear_backward_tensor_p_autograd(
+    const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor& p,
+    const Tensor& key, std::string_view mask, bool drop_bias, OutputMask wanted) {
+  return gradients_autograd(grad_output, input, weight, {0.0, p, key, std::string(mask), drop_bias},
+                            wanted);
 }
 
 // ---- autocast: as torch does for linear ---------------------------------------------------------
 
-template <c10::DeviceType device>
-Tensor dropconnect_linear_autocast(const Tensor& input, const Tensor& weight,
-                                   const OptionalTensor& bias, double p, const Tensor& key,
-                                   std::string_view mask, bool drop_bias) {
+template <c10::DeviceType device, auto op, class P>
+Tensor linear_autocast(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, P p,
+                       const Tensor& key, std::string_view mask, bool drop_bias) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(device));
   const auto cast = [](const Tensor& tensor) {
     return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
   };
-  return dropconnect_linear(cast(input), cast(weight),
-                            bias ? OptionalTensor(cast(*bias)) : std::nullopt, p, key, mask,
-                            drop_bias);
+  return op(cast(input), cast(weight), bias ? OptionalTensor(cast(*bias)) : std::nullopt, p, key,
+            mask, drop_bias);
 }
 
 }  // namespace
@@ -234,21 +289,28 @@ Tensor dropconnect_linear_eager(const Tensor& input, const Tensor& weight,
 }
 
 TORCH_LIBRARY_IMPL(regops, ADInplaceOrView, m) {
-  m.impl("dropconnect_linear", torch::CppFunction::makeFallthrough());
-  m.impl("dropconnect_linear_backward", torch::CppFunction::makeFallthrough());
+  for (const char* op : {"dropconnect_linear", "dropconnect_linear.tensor_p",
+                         "dropconnect_linear_backward", "dropconnect_linear_backward.tensor_p"}) {
+    m.impl(op, torch::CppFunction::makeFallthrough());
+  }
 }
 
 TORCH_LIBRARY_IMPL(regops, Autograd, m) {
   m.impl("dropconnect_linear", &dropconnect_linear_autograd);
   m.impl("dropconnect_linear_backward", &dropconnect_linear_backward_autograd);
+  m.impl("dropconnect_linear.tensor_p", &dropconnect_linear_tensor_p_autograd);
+  m.impl("dropconnect_linear_backward.tensor_p", &dropconnect_linear_backward_tensor_p_autograd);
 }
 
-TORCH_LIBRARY_IMPL(regops, AutocastCPU, m) {
-  m.impl("dropconnect_linear", &dropconnect_linear_autocast<at::kCPU>);
-}
+#define REGOPS_DROPCONNECT_AUTOCAST(key, device)                                         \
+  TORCH_LIBRARY_IMPL(regops, key, m) {                                                   \
+    m.impl("dropconnect_linear", &linear_autocast<device, &dropconnect_linear, double>); \
+    m.impl("dropconnect_linear.tensor_p",                                                \
+           &linear_autocast<device, &dropconnect_linear_tensor_p, const Tensor&>);       \
+  }
 
-TORCH_LIBRARY_IMPL(regops, AutocastCUDA, m) {
-  m.impl("dropconnect_linear", &dropconnect_linear_autocast<at::kCUDA>);
-}
+REGOPS_DROPCONNECT_AUTOCAST(AutocastCPU, at::kCPU)
+REGOPS_DROPCONNECT_AUTOCAST(AutocastCUDA, at::kCUDA)
+#undef REGOPS_DROPCONNECT_AUTOCAST
 
 }  // namespace regops

@@ -156,6 +156,45 @@ LinearGradients backward_meta(const Tensor& grad_output, const Tensor& input, co
   return empty_gradients(input, weight, wanted);
 }
 
+// ---- p in a tensor ------------------------------------------------------------------------------
+
+void check_host_p(const Tensor& p) {
+  check_tensor_p(kName, p);
+  TORCH_CHECK(p.is_cpu() || p.is_meta(), "regops.", kName, ": expected p on cpu, got ", p.device());
+}
+
+double host_p(const Tensor& p) {
+  check_host_p(p);
+  return p.item<double>();
+}
+
+Tensor forward_tensor_p(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                        const Tensor& p, const Tensor& key, std::string_view mask, bool drop_bias) {
+  return forward(input, weight, bias, host_p(p), key, mask, drop_bias);
+}
+
+LinearGradients backward_tensor_p(const Tensor& grad_output, const Tensor& input,
+                                  const Tensor& weight, const Tensor& p, const Tensor& key,
+                                  std::string_view mask, bool drop_bias, OutputMask wanted) {
+  return backward(grad_output, input, weight, host_p(p), key, mask, drop_bias, wanted);
+}
+
+constexpr double kAnyP = 0.5;  // no shape depends on it
+
+Tensor forward_tensor_p_meta(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                             const Tensor& p, const Tensor& key, std::string_view mask,
+                             bool drop_bias) {
+  check_host_p(p);
+  return forward_meta(input, weight, bias, kAnyP, key, mask, drop_bias);
+}
+
+LinearGradients backward_tensor_p_meta(const Tensor& grad_output, const Tensor& input,
+                                       const Tensor& weight, const Tensor& p, const Tensor& key,
+                                       std::string_view mask, bool drop_bias, OutputMask wanted) {
+  check_host_p(p);
+  return backward_meta(grad_output, input, weight, kAnyP, key, mask, drop_bias, wanted);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(regops, m) {
@@ -167,12 +206,23 @@ TORCH_LIBRARY_FRAGMENT(regops, m) {
       "dropconnect_linear_backward(Tensor grad_output, Tensor input, Tensor weight, float p, "
       "Tensor key, str mask, bool drop_bias, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
+  m.def(
+      "dropconnect_linear.tensor_p(Tensor input, Tensor weight, Tensor? bias, Tensor p, "
+      "Tensor key, str mask, bool drop_bias) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "dropconnect_linear_backward.tensor_p(Tensor grad_output, Tensor input, Tensor weight, "
+      "Tensor p, Tensor key, str mask, bool drop_bias, bool[3] output_mask) -> (Tensor, Tensor, "
+      "Tensor)",
+      {at::Tag::pt2_compliant_tag});
 }
 
-#define REGOPS_DROPCONNECT_KERNELS(device)            \
-  TORCH_LIBRARY_IMPL(regops, device, m) {             \
-    m.impl("dropconnect_linear", &forward);           \
-    m.impl("dropconnect_linear_backward", &backward); \
+#define REGOPS_DROPCONNECT_KERNELS(device)                              \
+  TORCH_LIBRARY_IMPL(regops, device, m) {                               \
+    m.impl("dropconnect_linear", &forward);                             \
+    m.impl("dropconnect_linear_backward", &backward);                   \
+    m.impl("dropconnect_linear.tensor_p", &forward_tensor_p);           \
+    m.impl("dropconnect_linear_backward.tensor_p", &backward_tensor_p); \
   }
 
 REGOPS_DROPCONNECT_KERNELS(CPU)
@@ -184,6 +234,8 @@ REGOPS_DROPCONNECT_KERNELS(CUDA)
 TORCH_LIBRARY_IMPL(regops, Meta, m) {
   m.impl("dropconnect_linear", &forward_meta);
   m.impl("dropconnect_linear_backward", &backward_meta);
+  m.impl("dropconnect_linear.tensor_p", &forward_tensor_p_meta);
+  m.impl("dropconnect_linear_backward.tensor_p", &backward_tensor_p_meta);
 }
 
 }  // namespace regops

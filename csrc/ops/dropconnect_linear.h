@@ -48,6 +48,18 @@ LinearGradients dropconnect_linear_backward(const at::Tensor& grad_output, const
                                             const at::Tensor& key, std::string_view mask,
                                             bool drop_bias, OutputMask wanted);
 
+// With p in a tensor of the CPU, so that compiled code has one graph for all p.
+at::Tensor dropconnect_linear_tensor_p(const at::Tensor& input, const at::Tensor& weight,
+                                       const OptionalTensor& bias, const at::Tensor& p,
+                                       const at::Tensor& key, std::string_view mask,
+                                       bool drop_bias);
+
+LinearGradients dropconnect_linear_backward_tensor_p(const at::Tensor& grad_output,
+                                                     const at::Tensor& input,
+                                                     const at::Tensor& weight, const at::Tensor& p,
+                                                     const at::Tensor& key, std::string_view mask,
+                                                     bool drop_bias, OutputMask wanted);
+
 std::tuple<at::Tensor, at::Tensor> dropconnect_moments(const at::Tensor& input,
                                                        const at::Tensor& weight,
                                                        const OptionalTensor& bias, double p,

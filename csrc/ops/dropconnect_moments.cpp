@@ -62,13 +62,9 @@ void run_cuda(const Tensor& input, const Tensor& weight, double p, const Tensor&
   const Tensor x = input.contiguous(), w = weight.contiguous();
   DropConnectCall call = {dtype_of(x),        x.size(0),          x.size(1), w.size(0),
                           x.const_data_ptr(), w.const_data_ptr(), nullptr,   dropout_rule(p)};
-  // The workspace is that of the same product with masks.
-  const Tensor workspace =
-      at::empty({regops_dropconnect_workspace_bytes(&call, 0, DropConnectProduct::output)},
-                x.options().dtype(at::kByte));
-  check_launch(kName, regops_dropconnect_moments_cuda(
-                          &call, mean.mutable_data_ptr(), variance.mutable_data_ptr(),
-                          workspace.mutable_data_ptr(), current_stream(x)));
+  check_launch(kName,
+               regops_dropconnect_moments_cuda(&call, mean.mutable_data_ptr(),
+                                               variance.mutable_data_ptr(), current_stream(x)));
 }
 #endif
 

@@ -45,14 +45,9 @@ void check_shard(const Tensor& input, double p, const Tensor& key, size_t stride
                     " dimensions, got ", strides);
 }
 
-// p is not looked at: it may be on a device that is still computing it.
-void check_tensor_p(const Tensor& input, const Tensor& p, const Tensor& key) {
+void check_with_tensor_p(const Tensor& input, const Tensor& p, const Tensor& key) {
   check_dropout(input, 0.5, key);
-  TORCH_CHECK_VALUE(p.numel() == 1, "regops.dropout: expected p of one element, got shape ",
-                    p.sizes());
-  TORCH_CHECK_TYPE(at::isFloatingType(p.scalar_type()),
-                   "regops.dropout: expected p of a floating-point dtype, got torch.",
-                   c10::getDtypeNames(p.scalar_type()).first);
+  check_tensor_p("dropout", p);
   TORCH_CHECK(p.device() == input.device() || p.is_cpu(), "regops.dropout: expected p on ",
               input.device(), input.is_cpu() ? "" : " or cpu", ", got ", p.device());
 }
@@ -167,14 +162,14 @@ Tensor dropout_shard(const Tensor& input, double p, const Tensor& key, int64_t o
 
 template <Run run>
 Tensor dropout_host_p(const Tensor& input, const Tensor& p, const Tensor& key) {
-  check_tensor_p(input, p, key);
+  check_with_tensor_p(input, p, key);
   return dropout<run>(input, p.item<double>(), key);
 }
 
 #ifdef REGOPS_WITH_CUDA
 Tensor dropout_tensor_p_cuda(const Tensor& input, const Tensor& p, const Tensor& key) {
   if (p.is_cpu()) return dropout_host_p<run_cuda>(input, p, key);
-  check_tensor_p(input, p, key);
+  check_with_tensor_p(input, p, key);
   const Tensor dense = input.contiguous(), output = at::empty_like(dense);
   if (dense.numel() > 0) run_cuda_tensor_p(dense, output, p, key);
   if (dense.is_same(input)) return output;
@@ -210,7 +205,7 @@ Tensor dropout_shard_meta(const Tensor& input, double p, const Tensor& key, c10:
 }
 
 Tensor dropout_tensor_p_meta(const Tensor& input, const Tensor& p, const Tensor& key) {
-  check_tensor_p(input, p, key);
+  check_with_tensor_p(input, p, key);
   return at::empty_like(input);
 }
 

@@ -128,9 +128,7 @@ Tensor dropout_autograd(const Tensor& input, double p, const Tensor& key) {
 }
 
 Tensor dropout_tensor_p_autograd(const Tensor& input, const Tensor& p, const Tensor& key) {
-  TORCH_CHECK(
-      !(at::GradMode::is_enabled() && p.requires_grad()),
-      "regops.dropout: expected p without requires_grad, as masks have no derivative to it");
+  check_tensor_p("dropout", p);
   if (needs_node(input)) return DropoutTensorPFunction::apply(input, p, key);
   const at::AutoDispatchBelowADInplaceOrView guard;
   return call_dropout_tensor_p(input, p, key);

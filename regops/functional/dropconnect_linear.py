@@ -15,7 +15,7 @@ from regops import _C
 from regops._errors import wrong_types
 from regops._transforms import stack, transform_active
 from regops.functional.dropconnect_moments import dropconnect_moments
-from regops.random import key_like
+from regops.random import key_for
 from regops.reference.dropconnect_linear import masked_linear
 
 
@@ -23,7 +23,7 @@ def dropconnect_linear(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    p: float = 0.5,
+    p: float | Tensor = 0.5,
     training: bool = True,
     *,
     mask: Literal["batch", "sample"] = "batch",
@@ -49,7 +49,9 @@ def dropconnect_linear(
             in_features is an example: of (batch, time, in_features), every time step.
         weight: (out_features, in_features), of the input's dtype.
         bias: (out_features), of the input's dtype.
-        p: Probability of dropping, in [0, 1]. It has 16 bits, as in `dropout`.
+        p: Probability of dropping, in [0, 1]. It has 16 bits, as in `dropout`. As a tensor of one
+            element on the CPU it can follow a schedule without recompilation of a compiled
+            function; it has no gradient, and always draws a key.
         training: False drops nothing and takes `inference`'s way.
         mask: "batch": one mask for all examples of the call. "sample": one for each, as in the
             paper; products then cannot be a BLAS's, and the random numbers, examples x out_features
@@ -112,6 +114,12 @@ def dropconnect_linear(
         )
     count = _count(samples)
     gaussian = not training and inference == "gaussian"
+    if isinstance(p, Tensor):
+        if gaussian or transform_active():  # where its value is looked at
+            p = p.item()
+        else:
+            _check_options(0.5, mask, key, generator)
+            return _composed(input, weight, bias, p, training, mask, drop_bias, key, generator)
     if torch.compiler.is_compiling():
         _check_options(p, mask, key, generator)
         if gaussian:
@@ -181,10 +189,7 @@ def _gaussian(
 ) -> Tensor:
     """Numbers from N(mean, variance) of each output: element (s, ..., n) takes normal number i."""
     mean, variance = dropconnect_moments(input, weight, bias, p, drop_bias=drop_bias)
-    if key is None:
-        key = key_like(input, generator)
-    elif key.device != input.device and key.device.type == "cpu":
-        key = key.to(input.device)
+    key = key_for(input, key, generator)
     like = variance.detach().expand(samples, *variance.shape)
     normal = torch.ops.regops.normal_like(like, key)
     # The root has no derivative at 0, where an example that is all zero stands.
@@ -198,7 +203,7 @@ def _composed(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    p: float,
+    p: float | Tensor,
     training: bool,
     mask: str,
     drop_bias: bool,
@@ -206,19 +211,15 @@ def _composed(
     generator: Generator | None,
 ) -> Tensor:
     """The same from dispatcher ops, which compilers and functorch can see into."""
-    if not training or p == 0.0:
+    known = not isinstance(p, Tensor)
+    if not training or (known and p == 0.0):
         return functional.linear(input, weight, bias)
-    if key is None:
-        key = (
-            torch.zeros(2, dtype=torch.int64, device=input.device)
-            if p == 1.0
-            else key_like(input, generator)
-        )
-    elif key.device != input.device and key.device.type == "cpu":
-        key = key.to(input.device)
+    key = key_for(input, key, generator, used=isinstance(p, Tensor) or p != 1.0)
     output: Tensor
-    if not transform_active():
-        output = torch.ops.regops.dropconnect_linear(input, weight, bias, p, key, mask, drop_bias)
+    if isinstance(p, Tensor) or not transform_active():
+        overloads = torch.ops.regops.dropconnect_linear
+        op = overloads.default if known else overloads.tensor_p
+        output = op(input, weight, bias, p, key, mask, drop_bias)
         return output
     return _under_transforms(input, weight, bias, p, key, mask, drop_bias)
 

@@ -13,7 +13,7 @@ from regops import _C
 from regops._distributed import is_distributed
 from regops._errors import wrong_types
 from regops._transforms import stack, transform_active
-from regops.random import key_like
+from regops.random import key_for
 
 
 def dropout(
@@ -120,15 +120,7 @@ def _composed(
         return input
     if is_distributed(input):
         import regops.functional._sharded  # noqa: F401  (tells DTensor how to run regops::dropout)
-    if key is None:
-        # p = 1 drops all: no random number is needed, and as in torch none is drawn.
-        key = (
-            torch.zeros(2, dtype=torch.int64, device=input.device)
-            if known and p == 1.0
-            else key_like(input, generator)
-        )
-    elif key.device != input.device and key.device.type == "cpu":
-        key = key.to(input.device)
+    key = key_for(input, key, generator, used=isinstance(p, Tensor) or p != 1.0)
     output: Tensor = (_Dropout.apply if transform_active() else _op(p))(input, p, key)
     return input.copy_(output) if inplace else output
 

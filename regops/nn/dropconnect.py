@@ -51,7 +51,8 @@ class DropConnect(nn.Module):
     Args:
         module: Any module. It is changed in place: the named parameters are parametrized.
         names: Name of a parameter, or several, as in `module.named_parameters()`.
-        p: Probability of dropping a weight, in [0, 1]; may be set later, too.
+        p: Probability of dropping a weight, in [0, 1]; may be set later, too. A tensor of one
+            element can be changed in place without recompilation of a compiled module.
 
     Raises:
         ValueError: p is outside [0, 1] or nan; no name; a name twice; `module` has no such
@@ -71,7 +72,9 @@ class DropConnect(nn.Module):
 
     module: nn.Module
 
-    def __init__(self, module: nn.Module, names: str | Sequence[str], p: float = 0.5) -> None:
+    def __init__(
+        self, module: nn.Module, names: str | Sequence[str], p: float | Tensor = 0.5
+    ) -> None:
         p = _checked_p(p)
         targets = _find(module, names)
         super().__init__()
@@ -84,12 +87,12 @@ class DropConnect(nn.Module):
             make_picklable(target.host)
 
     @property
-    def p(self) -> float:
+    def p(self) -> float | Tensor:
         """Probability of dropping a weight."""
         return self._p
 
     @p.setter
-    def p(self, p: float) -> None:
+    def p(self, p: float | Tensor) -> None:
         self._p = _checked_p(p)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +138,7 @@ class DropConnect(nn.Module):
 class _Call:
     """What one call keeps: the key of its mask, and the weight last masked."""
 
-    p: float
+    p: float | Tensor
     key: Tensor | None = None
     weight: Tensor | None = None
     dropped: Tensor | None = None
@@ -162,7 +165,7 @@ class _Drop(nn.Module):
             or call.weight is not weight
             or call.grad_enabled != torch.is_grad_enabled()
         ):
-            if call.key is None and 0.0 < call.p < 1.0:
+            if call.key is None and (isinstance(call.p, Tensor) or 0.0 < call.p < 1.0):
                 call.key = key_like(weight)
             call.dropped = RF.dropout(weight, call.p, key=call.key)
             call.weight = weight
@@ -230,12 +233,13 @@ class _Target:
 # ---- checks --------------------------------------------------------------------------------------
 
 
-def _checked_p(p: float) -> float:
-    if isinstance(p, bool) or not isinstance(p, Real):
-        raise TypeError(f"regops.nn.DropConnect: expected p: float, got {type(p).__name__}")
+def _checked_p(p: float | Tensor) -> float | Tensor:
+    if isinstance(p, bool) or not isinstance(p, (Real, Tensor)):
+        got = type(p).__name__
+        raise TypeError(f"regops.nn.DropConnect: expected p: float | Tensor, got {got}")
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"regops.nn.DropConnect: expected p in [0, 1], got {p}")
-    return float(p)
+    return p if isinstance(p, Tensor) else float(p)
 
 
 def _find(module: nn.Module, names: str | Sequence[str]) -> list[tuple[nn.Module, str]]:

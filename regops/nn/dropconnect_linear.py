@@ -30,7 +30,8 @@ class DropConnectLinear(nn.Linear):
         bias: Whether there is one. (The third argument, as in torch; p is keyword-only.)
         device: Of the parameters.
         dtype: Of the parameters.
-        p: Probability of dropping a weight, in [0, 1].
+        p: Probability of dropping a weight, in [0, 1]; a tensor of one element on the CPU, if a
+            schedule is to change it without recompilation of a compiled module.
         mask: "batch" or "sample": one mask for a call, or one for each example.
         drop_bias: Whether the bias is dropped as the weights are.
         inference: "mean" or "gaussian": what evaluation returns.
@@ -55,7 +56,7 @@ class DropConnectLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        p: float = 0.5,
+        p: float | Tensor = 0.5,
         mask: Literal["batch", "sample"] = "batch",
         drop_bias: bool = False,
         inference: Literal["mean", "gaussian"] = "mean",
@@ -64,11 +65,12 @@ class DropConnectLinear(nn.Linear):
         for name, value, wanted in (
             ("bias", bias, bool),
             ("drop_bias", drop_bias, bool),
-            ("p", p, Real),
+            ("p", p, (Real, Tensor)),
             ("samples", samples, int),
         ):
             if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-                expected, got = "float" if wanted is Real else wanted.__name__, type(value).__name__
+                expected = wanted.__name__ if isinstance(wanted, type) else "float | Tensor"
+                got = type(value).__name__
                 raise TypeError(
                     f"regops.nn.DropConnectLinear: expected {name}: {expected}, got {got}"
                 )
@@ -92,7 +94,7 @@ class DropConnectLinear(nn.Linear):
                 f"regops.nn.DropConnectLinear: expected samples of 1 or more, got {samples}"
             )
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.p = p
+        self.p: float | Tensor = p
         self.mask: Literal["batch", "sample"] = mask
         self.drop_bias = drop_bias
         self.inference: Literal["mean", "gaussian"] = inference
