@@ -12,7 +12,7 @@ bench: build  ## time regops against PyTorch and write the report
 	$(BIN)/python -m bench
 
 test: build  ## all tests, in TEST_JOBS processes
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --benchmark-quiet -n $(TEST_JOBS) --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --benchmark-quiet -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 bench-check: build  ## fail unless the last benchmark's ratios meet the goals
 	$(BIN)/python -m bench.check

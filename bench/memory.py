@@ -69,9 +69,10 @@ def _on_cuda(run: Run, device: torch.device) -> tuple[int, int]:
 
 
 def _on_cpu(run: Run) -> tuple[int, int]:
-    # Once in some thousand runs the profiler's trace lacks the events of a whole run (its clock
-    # puts them outside of the trace). It invents none, so the larger of two findings is right.
-    return max(_profiled(run), _profiled(run))
+    peak, held = _profiled(run)
+    # Once in some thousand runs the profiler's trace lacks the events of a whole run: its clock
+    # puts them outside of the trace.
+    return (peak, held) if peak or held else _profiled(run)
 
 
 def _profiled(run: Run) -> tuple[int, int]:

@@ -125,6 +125,20 @@ class Config:
     weight_decay: float = 0.1
 
 
+HELP = {
+    "layers": "blocks of attention and feed-forward",
+    "width": "of the residual stream",
+    "heads": "of attention; divides the width",
+    "context": "characters that a window has",
+    "batch": "windows of a step",
+    "steps": f"of the optimizer; a multiple of {ROUNDS}",
+    "p": "of all dropout, in [0, 1]",
+    "label_smoothing": "share of the target",
+    "lr": "largest learning rate",
+    "weight_decay": "of matrices",
+}
+
+
 class Attention(nn.Module):
     """Causal self-attention of (B, T, C)."""
 
@@ -262,13 +276,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = comparison.parser("a small GPT with torch's ops and regops's")
     for field in fields(Config):
         name = "--" + field.name.replace("_", "-")
-        parser.add_argument(
-            name, type=type(field.default), default=field.default, help="default: %(default)s"
-        )
+        counts = isinstance(field.default, int)
+        kind = comparison.positive if counts else float
+        parser.add_argument(name, type=kind, default=field.default, help=HELP[field.name])
     options = parser.parse_args(arguments)
     config = Config(**{field.name: getattr(options, field.name) for field in fields(Config)})
     if config.steps % ROUNDS:
         parser.error(f"expected --steps to be a multiple of {ROUNDS}, got {config.steps}")
+    if not 0.0 <= config.p <= 1.0:
+        parser.error(f"expected --p in [0, 1], got {config.p}")
     if config.width % config.heads:
         parser.error(f"expected --heads to divide --width, got {config.heads}")
 

@@ -42,6 +42,21 @@ class Run:
     accuracy: float = 0.0
 
 
+def output_path(text: str) -> Path:
+    """An argument that names a file to write: better refused before the training than after."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that all examples have."""
     result = argparse.ArgumentParser(
@@ -49,8 +64,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     result.add_argument("--impl", choices=(*IMPLS, "both"), default="both")
     result.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    result.add_argument("--json", type=Path, help="write times, losses and accuracies here")
-    result.add_argument("--plot", type=Path, help="draw the loss curves here, as a PNG")
+    result.add_argument("--json", type=output_path, help="write times, losses and accuracies here")
+    result.add_argument("--plot", type=output_path, help="draw the loss curves here, as a PNG")
     return result
 
 
@@ -147,8 +162,9 @@ def plot(runs: list[Run], steps: int, path: Path) -> None:
             each = steps / len(run.val_loss)
             ends = [each * (done + 1) for done in range(len(run.val_loss))]
             middles = [end - each / 2 for end in ends]
-            left.plot(middles, run.train_loss, lw=1.2, label=label, **style)
-            right.plot(ends, run.val_loss, lw=1.2, label=label, **style)
+            dots = {**style, "lw": 1.2, "marker": "." if len(ends) < 3 else None}
+            left.plot(middles, run.train_loss, label=label, **dots)  # one point makes no line
+            right.plot(ends, run.val_loss, label=label, **dots)
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

@@ -129,8 +129,12 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 def main(arguments: list[str] | None = None) -> None:
     """Trains and prints accuracies and times."""
     parser = comparison.parser("a convolutional network with torch's ops and regops's")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--width", type=int, default=WIDTH, help="channels of the first layers")
+    parser.add_argument(
+        "--epochs", type=comparison.positive, default=EPOCHS, help="passes over the data"
+    )
+    parser.add_argument(
+        "--width", type=comparison.positive, default=WIDTH, help="channels of the first layers"
+    )
     options = parser.parse_args(arguments)
 
     train_x, test_x, train_y, test_y = load_data()

@@ -152,10 +152,19 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 def main(arguments: list[str] | None = None) -> None:
     """Trains and prints accuracies and times."""
     parser = comparison.parser("digits with torch's modules and regops's")
-    parser.add_argument("--regularizer", choices=("dropout", "dropconnect"), default="dropout")
-    parser.add_argument("--label-smoothing", type=float, default=0.1)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument(
+        "--regularizer",
+        choices=("dropout", "dropconnect"),
+        default="dropout",
+        help="what is dropped: activations, or weights",
+    )
+    parser.add_argument("--label-smoothing", type=float, default=0.1, help="share of the target")
+    parser.add_argument(
+        "--epochs", type=comparison.positive, default=EPOCHS, help="passes over the data"
+    )
+    parser.add_argument(
+        "--width", type=comparison.positive, default=WIDTH, help="of the hidden layers"
+    )
     options = parser.parse_args(arguments)
 
     train_x, test_x, train_y, test_y = load_data()

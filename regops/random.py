@@ -72,13 +72,15 @@ def fold_in(key: Tensor, data: int) -> Tensor:
         A key on the same device, a pure function of both arguments.
 
     Raises:
-        TypeError: `data` is not an integer; `key` is not int64.
+        TypeError: `data` is not an integer; `key` is not an int64 tensor.
         ValueError: `data` does not fit 64 bits; `key` is not of shape (2,).
 
     Example:
         >>> import regops.random
         >>> rank_key = regops.random.fold_in(regops.random.key(42), 3)
     """
+    if not isinstance(key, Tensor):
+        raise TypeError(f"regops.random: expected key: Tensor, got {type(key).__name__}")
     folded: Tensor = torch.ops.regops.fold_in(key, _as_int64("data", data))
     return folded
 

@@ -45,6 +45,17 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+# Minutes each. First, so that one process does not end long after the others.
+_LONG = ("sanitizers", "packaging", "barrier_mutations", "dropconnect_interpreted", "cuda_build")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first."""
+    names = [f"test_{name}.py" for name in _LONG]
+    place = {name: index for index, name in enumerate(names)}
+    items.sort(key=lambda item: place.get(item.path.name, len(names)))
+
+
 # ---- a kernel that no test has launched fails the run --------------------------------------------
 
 _COLLECTED: set[str] = set()

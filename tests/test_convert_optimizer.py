@@ -385,7 +385,10 @@ LEFT: list[tuple[Any, str]] = [
     (lambda p: OwnAdamW(p), "a subclass of torch.optim.AdamW, whose own code"),
     (lambda p: torch.optim.RMSprop(p), "none of its rule"),
     (lambda p: torch.optim.AdamW(p, differentiable=True), "differentiable=True"),
-    (lambda p: torch.optim.AdamW([{"params": p, "l1": "mine"}]), "has an entry 'l1', which is"),
+    (
+        lambda p: torch.optim.AdamW([{"params": p, "l1": "mine"}]),
+        "an option of ours: regops.optim.AdamW: expected l1 a number",
+    ),
     (lambda p: torch.optim.Adam(p, weight_decay=0.1), "AdamW that is l2=0.1"),
     (lambda p: torch.optim.SGD(p, weight_decay=1e-4), "SGDW, where that is l2=0.0001"),
     (lambda p: torch.optim.AdamW(of_complex()), "a parameter is of type complex64"),
@@ -434,3 +437,23 @@ def test_no_reversion_inside_averaged_parameters() -> None:
     run(params, optimizer, [0])
     with optimizer.averaged_parameters():
         assert "inside averaged_parameters()" in regops.revert_(optimizer).left[0].why
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ema_decay": 0.9, "state_dtype": torch.bfloat16}], ids=str
+)
+def test_after_a_checkpoint_of_ours_was_loaded(options: dict[str, Any]) -> None:
+    """A script that converts, and resumes before it converts."""
+    params, expected = make_params(), make_params()
+    key = {"key": regops.random.key(3)} if options else {}
+    saved = AdamW(params, lr=0.05, **options, **key)
+    reference = AdamW(expected, lr=0.05, **options, **key)
+    run(params, saved, range(3))
+    run(expected, reference, range(5))
+    resumed = torch.optim.AdamW(params, lr=0.1)
+    resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
+    report = regops.convert_(resumed)
+    assert report.swapped, report
+    run(params, resumed, [3, 4])
+    assert_near(params, expected)
+    assert all(resumed.param_groups[0][option] == value for option, value in options.items())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+import regops
 import regops.functional as RF
 import regops.nn
 import regops.random
@@ -109,6 +113,44 @@ def test_wrong_arguments() -> None:
         regops.nn.Dropout(torch.tensor(-0.5))
     with pytest.raises(RuntimeError, match="expected p without requires_grad"):
         RF.dropout(x, torch.tensor(0.5, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"key": "a"}, "expected key: Tensor | None, got str"),
+        ({"input": "x"}, "expected input: Tensor, got str"),
+        ({"generator": 4}, "expected generator: Generator | None, got int"),
+        ({"training": "no"}, "expected training: bool, got str"),
+        ({"inplace": "q"}, "expected inplace: bool, got str"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(arguments: dict[str, Any], words: str) -> None:
+    arguments = {"input": torch.ones(3), "p": torch.tensor(0.5), **arguments}
+    with pytest.raises(TypeError, match=re.escape(f"regops.dropout: {words}")):
+        RF.dropout(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("p", "error", "words"),
+    [
+        ("a", TypeError, "expected p: float | Tensor, got str"),
+        (None, TypeError, "expected p: float | Tensor, got NoneType"),
+        (torch.tensor(1), ValueError, "a floating-point dtype, got shape [] and torch.int64"),
+        (torch.ones(2), ValueError, "expected p of one element and"),
+        (float("nan"), ValueError, "expected p in [0, 1], got nan"),
+    ],
+)
+def test_a_module_checks_its_p(p: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=re.escape(words)):
+        regops.nn.Dropout(p)
+
+
+def test_revert_leaves_a_module_with_a_tensor() -> None:
+    module = regops.nn.Dropout(torch.tensor(0.3))
+    report = regops.revert_(module)
+    assert type(module) is regops.nn.Dropout
+    assert "its p is a tensor" in report.left[0].why
 
 
 def test_a_module_passes_a_key_on() -> None:

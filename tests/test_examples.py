@@ -148,3 +148,19 @@ def test_dropout_keeps_channels_last() -> None:
             assert not image.is_contiguous()
             dropped += 1
     assert dropped == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--json=/no/such/folder/x.json"], "there is no folder /no/such/folder"),
+        (["--plot=/no/such/folder/x.png"], "there is no folder /no/such/folder"),
+        (["--width=0"], "expected a whole number of at least 1, got '0'"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_training(
+    example: ModuleType, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        example.main(arguments)
+    assert words in capsys.readouterr().err

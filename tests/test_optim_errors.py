@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import numpy as np
@@ -249,3 +250,26 @@ def test_lost_moment_is_refused(entry: str) -> None:
     with pytest.raises(RuntimeError, match=f"expected {entry} in the state .* after 3 steps"):
         optimizer.step()
     assert_unchanged(before, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("ema_decay", "x", "expected ema_decay a number, got 'x'"),
+        ("l1", "a", "expected l1 a number, got 'a'"),
+        ("betas", 3, "expected betas of two numbers, got 3"),
+        ("lr", None, "expected lr a number, got None"),
+        ("lr", "x", "expected lr a number, got 'x'"),
+        ("eps", "x", "expected eps a number, got 'x'"),
+    ],
+)
+def test_an_option_set_to_another_type_is_named(option: str, value: object, words: str) -> None:
+    parameter = torch.nn.Parameter(torch.ones(1000))
+    parameter.grad = torch.ones(1000)
+    optimizer = AdamW([parameter])
+    optimizer.step()
+    optimizer.param_groups[0][option] = value
+    before = parameter.detach().clone()
+    with pytest.raises(TypeError, match=re.escape(f"regops.optim.AdamW: {words}")):
+        optimizer.step()
+    assert torch.equal(parameter, before)

@@ -56,7 +56,7 @@ def _dropout_tensor_p(
     cls: type[DTensor], op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> DTensor:
     raise NotImplementedError(
-        "regops.dropout: expected p: float for an input that is a DTensor, got a Tensor"
+        "regops.dropout: expected p: float where an argument is a DTensor, got a Tensor"
     )
 
 

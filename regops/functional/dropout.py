@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 import torch
@@ -80,9 +81,12 @@ def dropout(
             dropout, (input,), input, p, training, inplace, key=key, generator=generator
         )
         return overridden
-    if torch.compiler.is_compiling() or transform_active() or isinstance(p, Tensor):
+    if torch.compiler.is_compiling() or transform_active():
         return _composed(input, p, training, inplace, key, generator)
     try:
+        if isinstance(p, Tensor):
+            _check_types(input, training, inplace, key, generator)
+            return _composed(input, p, training, inplace, key, generator)
         # Tensors proper, nearly all, are told apart in 20 ns.
         if type(input) is not Tensor and is_distributed(input):
             return _composed(input, p, training, inplace, key, generator)
@@ -123,6 +127,14 @@ def _composed(
     key = key_for(input, key, generator, used=isinstance(p, Tensor) or p != 1.0)
     output: Tensor = (_Dropout.apply if transform_active() else _op(p))(input, p, key)
     return input.copy_(output) if inplace else output
+
+
+def _check_types(input: Any, training: Any, inplace: Any, key: Any, generator: Any) -> None:
+    """What the binding says of arguments, where it is not called."""
+    flags = isinstance(training, bool) and isinstance(inplace, bool)
+    keys = isinstance(key, (Tensor, NoneType)) and isinstance(generator, (Generator, NoneType))
+    if not (isinstance(input, Tensor) and flags and keys):
+        raise TypeError("incompatible function arguments")
 
 
 def _op(p: float | Tensor) -> Callable[..., Tensor]:

@@ -279,12 +279,14 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
             statistics, totals = op.cross_entropy_shard_statistics(
                 *arguments, place.classes, place.first_class
             )
-        except IndexError:
+        except IndexError as error:
             # A target out of range. The processes with the other classes of these rows raise, too;
             # those with other rows wait for their sums.
             if reduced and place.batch_dimensions:
                 real = torch.promote_types(input.dtype, torch.float32)
                 _over_batch(input.new_ones(3, dtype=real), place)
+            if place.batch_dimensions:
+                raise IndexError(f"{error} of this rank's part of the batch") from None
             raise
         loss, lse, normalizers = op.cross_entropy_shard_losses(
             *arguments, place.classes, _gathered(statistics, place), totals

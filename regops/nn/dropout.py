@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 from torch import Tensor, nn
 
 import regops.functional as RF
@@ -17,7 +19,8 @@ class Dropout(nn.Dropout):
         inplace: Write the result into the input.
 
     Raises:
-        ValueError: p is outside [0, 1].
+        ValueError: p is outside [0, 1], or a tensor of several elements or of integers.
+        TypeError: p is neither a number nor a tensor.
 
     Example:
         >>> import torch, regops.nn
@@ -28,7 +31,15 @@ class Dropout(nn.Dropout):
     p: float | Tensor  # type: ignore[assignment]
 
     def __init__(self, p: float | Tensor = 0.5, inplace: bool = False) -> None:
-        if not 0.0 <= p <= 1.0:
+        if isinstance(p, bool) or not isinstance(p, (Real, Tensor)):
+            got = type(p).__name__
+            raise TypeError(f"regops.nn.Dropout: expected p: float | Tensor, got {got}")
+        if isinstance(p, Tensor) and not (p.numel() == 1 and p.is_floating_point()):
+            raise ValueError(
+                "regops.nn.Dropout: expected p of one element and a floating-point dtype, got "
+                f"shape {list(p.shape)} and {p.dtype}"
+            )
+        if not (getattr(p, "is_meta", False) or 0.0 <= p <= 1.0):
             raise ValueError(f"regops.nn.Dropout: expected p in [0, 1], got {p}")
         super().__init__(p, inplace)  # type: ignore[arg-type]
 
@@ -57,7 +68,13 @@ def _why_recurrent(module: nn.RNNBase) -> str | None:
     return f"its dropout={module.dropout} is inside torch's recurrent kernel"
 
 
-MODULE_SWAPS.append(Swap(nn.Dropout, Dropout))
+def _why_dropout(module: nn.Dropout) -> str | None:
+    if not isinstance(module.p, Tensor):
+        return None
+    return "its p is a tensor, which torch's compilers, for one, do not take"
+
+
+MODULE_SWAPS.append(Swap(nn.Dropout, Dropout, why_left=_why_dropout))
 LEFT_MODULES += [
     ((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), lambda module: "it drops whole channels"),
     ((nn.AlphaDropout, nn.FeatureAlphaDropout), lambda module: "it drops to another value than 0"),

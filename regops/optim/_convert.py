@@ -12,7 +12,12 @@ from torch.optim import Optimizer, lr_scheduler
 from regops._report import ConversionReport, Left, Swapped, class_name
 from regops._swaps import OPTIMIZER_SWAPS, Swap
 from regops.optim._optimizer import FusedOptimizer
-from regops.optim._options import GROUP_DEFAULTS, OPTIMIZER_DEFAULTS
+from regops.optim._options import (
+    GROUP_DEFAULTS,
+    OPTIMIZER_DEFAULTS,
+    check_group,
+    check_options,
+)
 from regops.optim._state import COMPENSATION, MOMENTS, WEIGHTS, conform
 
 Row = Swap[Optimizer]
@@ -83,7 +88,7 @@ def _why_unknown(optimizer: Optimizer) -> str:
     for cls in type(optimizer).__mro__:
         if cls in known:
             return f"a subclass of {class_name(cls)}, whose own code may count on that class's"
-    return "regops.optim has none of its rule; of a wrapper, give the optimizer inside"
+    return "regops.optim has none of its rule; if it wraps an optimizer, give that one"
 
 
 def _why_torchs(optimizer: Optimizer, row: Row) -> str | None:
@@ -91,9 +96,12 @@ def _why_torchs(optimizer: Optimizer, row: Row) -> str | None:
     for group in optimizer.param_groups:
         if group.get("differentiable"):
             return "with differentiable=True a step has a derivative, and ours has none"
-        taken = {*GROUP_DEFAULTS, *OPTIMIZER_DEFAULTS, "key"} & group.keys()
-        if taken:
-            return f"a parameter group has an entry {min(taken)!r}, which is an option of ours"
+        # What a checkpoint of ours, loaded before, has left there is adopted.
+        try:
+            check_group(row.own_class.__name__, group)
+            check_options(row.own_class.__name__, group)
+        except (TypeError, ValueError) as error:
+            return f"a parameter group has an entry that is an option of ours: {error}"
         for param in group["params"]:
             if param.dtype not in _DTYPES:
                 return f"a parameter is of type {str(param.dtype).removeprefix('torch.')}"

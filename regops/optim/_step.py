@@ -6,6 +6,7 @@ are collected without one.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -104,10 +105,12 @@ class Step(torch.optim.Optimizer):
             for call in calls:
                 op(*call)
                 done = True
-        except BaseException:
+        except BaseException as error:
             if not done:
                 self._remove(created)
             self._refuse_sparse()
+            if isinstance(error, (TypeError, ValueError)):
+                self._refuse_types(error)
             raise
         self.grad_norm = norm
 
@@ -280,6 +283,33 @@ class Step(torch.optim.Optimizer):
                         f"regops.optim.{type(self).__name__}: expected dense gradients, got a "
                         f"sparse one ({param.grad.layout}) of shape {tuple(param.shape)}"
                     ) from None
+
+    def _refuse_types(self, error: Exception) -> None:
+        """Of a failed step: names the option, where the binding lists every tensor."""
+        name = type(self).__name__
+        for group in self.param_groups:
+            check_options(name, group)
+            for option in ("lr", "weight_decay", "eps", "momentum", "dampening"):
+                value = group.get(option, 0.0)
+                if not isinstance(value, (numbers.Real, Tensor)):
+                    raise TypeError(
+                        f"regops.optim.{name}: expected {option} a number, got {value!r}"
+                    ) from None
+            betas = group.get("betas", (0.0, 0.0))
+            if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+                raise TypeError(
+                    f"regops.optim.{name}: expected betas of two numbers, got {betas!r}"
+                ) from None
+        if "incompatible function arguments" in str(error):
+            raise TypeError(
+                f"regops.optim.{name}: a parameter group holds a value of a wrong type: "
+                + ", ".join(
+                    f"{option}={value!r}"
+                    for group in self.param_groups
+                    for option, value in group.items()
+                    if option != "params"
+                )
+            ) from None
 
     def _remove(self, created: list[tuple[Tensor, str]]) -> None:
         """Removes state that a failed step made."""
