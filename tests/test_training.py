@@ -156,24 +156,32 @@ def test_a_compiled_step_does_not_compile_anew_for_a_learning_rate(ours: Any) ->
     assert counter.frame_count == count
 
 
-def test_the_functional_step_in_a_graph_takes_any_learning_rate() -> None:
+def test_the_functional_steps_in_a_graph_take_any_learning_rate() -> None:
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend("inductor")
 
-    @torch.compile(fullgraph=True, backend=counter)
-    def step(w: Tensor, m: Tensor, v: Tensor, t: Tensor, x: Tensor, lr: Tensor) -> None:
-        gradient = (w * x).sin()
-        RF.adamw_step_([w], [gradient], [m], [v], [], [t], lr=lr, max_grad_norm=1.0)
+    def step(states: list[Tensor], x: Tensor, lr: float | Tensor) -> Tensor:
+        w, m, v, t, u, b, s = states
+        gradients = [(w * x).sin(), (u * x).cos()]
+        norm = RF.grad_norm(gradients)
+        RF.adamw_step_(
+            [w], gradients[:1], [m], [v], [], [t], lr=lr, max_grad_norm=1.0, grad_norm=norm
+        )
+        RF.sgdw_step_([u], gradients[1:], [b], [s], lr=lr, momentum=0.9, max_grad_norm=1.0)
+        return norm
 
-    states = [[torch.ones(9), torch.zeros(9), torch.zeros(9), torch.zeros(())] for _ in range(2)]
-    for k in range(5):
-        lr = torch.tensor(0.1 / (k + 1))
-        step(*states[0], torch.arange(9.0), lr)
-        w, m, v, t = states[1]
-        gradient = (w * torch.arange(9.0)).sin()
-        RF.adamw_step_([w], [gradient], [m], [v], [], [t], lr=lr.item(), max_grad_norm=1.0)
-    torch.testing.assert_close(states[0], states[1])
-    assert counter.frame_count == 1
+    compiled = torch.compile(step, fullgraph=True)
+    results = []
+    for function in (compiled, step):
+        states = [torch.full((9,), 1.0 * (k in (0, 4))) for k in range(7)]
+        states[3], states[6] = torch.zeros(()), torch.zeros(())
+        norms = []
+        for k in range(5):
+            stance = "fail_on_recompile" if k and function is compiled else "default"
+            with torch.compiler.set_stance(stance):
+                norms.append(function(states, torch.arange(9.0), torch.tensor(0.1 / (k + 1))))
+        results.append([*states, *norms])
+    torch.testing.assert_close(results[0], results[1])
+    assert results[0][3] == results[0][6] == 5
 
 
 def test_a_key_for_each_step_compiles_once_for_all_steps() -> None:
