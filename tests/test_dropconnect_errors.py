@@ -167,6 +167,7 @@ def test_a_generator_is_left_as_it_was_too() -> None:
     ],
 )
 def test_moments_refuse_the_same(bad: dict[str, Any], error: type[Exception], words: str) -> None:
+    words = words.replace("float | Tensor", "float")  # p is a number there
     with pytest.raises(error, match=re.escape(words)) as caught:
         RF.dropconnect_moments(**{**LAYER, **bad})
     assert str(caught.value).startswith("regops.dropconnect_moments: expected ")
