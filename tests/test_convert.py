@@ -1,4 +1,4 @@
-"""`regops.convert_` and `regops.revert_` of models."""
+"""`regops.convert_` and `regops.revert_` of models; long, as each kind of module left is a case."""
 
 from __future__ import annotations
 

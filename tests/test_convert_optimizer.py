@@ -1,4 +1,7 @@
-"""`regops.convert_` and `regops.revert_` of running optimizers."""
+"""`regops.convert_` and `regops.revert_` of running optimizers.
+
+Long, as every pair of optimizers goes through all that may hold one: schedulers, scalers, hooks.
+"""
 
 from __future__ import annotations
 

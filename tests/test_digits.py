@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,13 +12,7 @@ from digits import evaluate, load_data, make_model, train
 EPOCHS, BATCH, WIDTH, SEEDS = 20, 64, 256, (0, 1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So that sums have one order, and small products do not wait for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(impl: str, seed: int) -> float:

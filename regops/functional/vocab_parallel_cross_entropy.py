@@ -18,6 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from regops._distributed import row_major_strides
+
 
 class _Place(NamedTuple):
     """Where the logits of this process are among all.
@@ -213,7 +215,6 @@ def _target(input: DTensor, target: Tensor, place: _Place) -> Tensor:
 
 
 def _distributed(local: Tensor, shape: Sequence[int], place: _Place, by_row: bool) -> Tensor:
-    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
     placements: list[Any] = place.outputs(by_row)
     if not shape:
         return DTensor.from_local(local, place.mesh, placements, run_check=False)
@@ -223,7 +224,7 @@ def _distributed(local: Tensor, shape: Sequence[int], place: _Place, by_row: boo
         placements,
         run_check=False,
         shape=torch.Size(shape),
-        stride=tuple(strides),
+        stride=tuple(row_major_strides(torch.Size(shape))),
     )
 
 
