@@ -9,33 +9,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import regops
+from bench.journal import Journal
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
-from bench.profiles import PROFILES, Profile
-from bench.providers import Point
-from bench.steps import StepPoint
+from bench.profiles import PROFILES, AnyPoint, Profile, Selection
 from bench.timing import replay_timer
 from bench.verify import Law
 from regops.testing import Direction
 
-_NOT_TIMED = pytest.StashKey[dict[str, str]]()
+_NOT_TIMED = pytest.StashKey[list[dict[str, Any]]]()
 _PATIENCE = pytest.StashKey[Patience]()
 _LOAD = pytest.StashKey[float]()
-_MEASURED = pytest.StashKey[dict[Point | StepPoint, dict[str, Outcome]]]()
+_JOURNAL = pytest.StashKey[Journal]()
+_OFFERED = pytest.StashKey[dict[str, set[str]]]()
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """What one test stands for."""
 
-    point: Point | StepPoint
+    point: AnyPoint
     direction: Direction
     provider: str
+
+
+# What can be asked for by name: the fields of a Selection, and what they are called in an option.
+_BY_NAME = {
+    "ops": ("op", "as in dropout"),
+    "sizes": ("size", "as in 16M, whatever the profile's limits are"),
+    "dtypes": ("dtype", "as in float32"),
+    "devices": ("device", "cpu or cuda; default: the CPU and, where there is one, the GPU"),
+    "providers": ("provider", "as in eager"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,48 +57,81 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("REGOPS_BENCH_PROFILE", "default"),
         help="how much to measure (or REGOPS_BENCH_PROFILE); default: %(default)s",
     )
-    group.addoption(
-        "--bench-device",
-        action="append",
-        help="cpu or cuda, may be repeated; default: the CPU and, where there is one, the GPU",
-    )
+    for option, example in _BY_NAME.values():
+        group.addoption(
+            f"--bench-{option}", action="append", default=[], help=f"{example}; may be repeated"
+        )
+    group.addoption("--bench-journal", type=Path, help="keep what was measured in this file")
+    group.addoption("--bench-resume", action="store_true", help="take what the journal has")
+    group.addoption("--bench-arguments", help="what to record as the command's arguments")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_NOT_TIMED] = {}
-    config.stash[_MEASURED] = {}
+    config.stash[_NOT_TIMED] = []
     config.stash[_PATIENCE] = Patience()
     config.stash[_LOAD] = os.getloadavg()[0]
+    config.stash[_OFFERED] = {name: set() for name in _BY_NAME}
+    config.stash[_JOURNAL] = Journal(
+        config.getoption("--bench-journal"),
+        _profile(config).name,
+        config.getoption("--bench-resume"),
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    profile = _profile(metafunc.config)
+    config = metafunc.config
     spec = metafunc.module.spec
+    selection = _selection(config)
+    points = list(_profile(config).points(spec, selection))
     places = [
-        _Place(point, direction, provider)
-        for device in _devices(metafunc.config)
-        for point in profile.points(spec, device)
+        Place(point, direction, provider)
+        for point in points
+        if not selection.ops or point.op in selection.ops
         for direction in point.directions
         for provider in point.providers
+        if not selection.providers or provider in selection.providers
     ]
+    offered = config.stash[_OFFERED]
+    offered["ops"].add(spec.name.removesuffix("_step_"))
+    offered["sizes"].update(case.name for case in getattr(spec, "bench_cases", ()))
+    offered["providers"].update(name for point in points for name in point.providers)
     ids = [f"{place.point.group(place.direction)}-{place.provider}" for place in places]
     metafunc.parametrize("place", places, ids=ids)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drops what pytest makes of an op with nothing to time; refuses names that nothing has."""
+    selection = _selection(config)
+    for name, offered in config.stash[_OFFERED].items():
+        unknown = set(getattr(selection, name)) - offered
+        if offered and unknown:
+            raise pytest.UsageError(
+                f"no benchmark has the {_BY_NAME[name][0]} {', '.join(sorted(unknown))}; "
+                f"there are: {', '.join(sorted(offered))}"
+            )
+    items[:] = [item for item in items if isinstance(item.callspec.params.get("place"), Place)]
+
+
 @pytest.fixture
-def replay(request: pytest.FixtureRequest, place: _Place) -> Callable[[], None]:
-    """Fails with the reason if the provider was not timed, otherwise feeds pytest-benchmark."""
+def replay(request: pytest.FixtureRequest, place: Place) -> Callable[[], None]:
+    """Feeds pytest-benchmark, or says why the provider was not timed: regops must be."""
     law = getattr(request.module, "law", None)
     absent = _absent(place.point, place.provider)
 
     def run() -> None:
         if absent:
-            request.config.stash[_NOT_TIMED][request.node.name] = absent
             pytest.skip(absent)
-        outcome = _measured(request.config, place.point, law)[place.provider]
-        if outcome.error:
-            request.config.stash[_NOT_TIMED][request.node.name] = outcome.error
-            pytest.fail(outcome.error, pytrace=False)
+        outcome = _outcome(request.config, place, law)
+        if outcome.wrong or outcome.error:
+            why = "wrong" if outcome.wrong else "failed"
+            reason = outcome.wrong or outcome.error or ""
+            request.config.stash[_NOT_TIMED].append(
+                {**_facts(place), "why": why, "reason": reason.strip().split("\n", 1)[0]}
+            )
+            text = f"{place.provider} is not timed, {why}: {reason}"
+            if place.provider == "regops":
+                pytest.fail(text, pytrace=False)
+            pytest.skip(text)
         recorded = outcome.recorded[place.direction]
         request.node.add_marker(
             pytest.mark.benchmark(
@@ -95,7 +139,7 @@ def replay(request: pytest.FixtureRequest, place: _Place) -> Callable[[], None]:
             )
         )
         benchmark = request.getfixturevalue("benchmark")
-        benchmark.extra_info.update(_facts(place, outcome))
+        benchmark.extra_info.update(_facts(place), **_measured(place, outcome))
         benchmark.pedantic(
             lambda: None, rounds=len(recorded.durations), iterations=recorded.repeats
         )
@@ -106,10 +150,14 @@ def replay(request: pytest.FixtureRequest, place: _Place) -> Callable[[], None]:
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
 ) -> None:
+    profile = _profile(config)
+    arguments = config.getoption("--bench-arguments")
     output_json["regops"] = {
-        "profile": _profile(config).name,
+        "profile": profile.name,
+        "arguments": arguments.split() if arguments else [f"--profile={profile.name}"],
         "load_average": config.stash[_LOAD],
         "info": regops.info(),
+        "peers": [],
         "not_timed": config.stash[_NOT_TIMED],
     }
 
@@ -118,51 +166,77 @@ def _profile(config: pytest.Config) -> Profile:
     return PROFILES[config.getoption("--bench-profile")]
 
 
-def _devices(config: pytest.Config) -> list[str]:
-    available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    return config.getoption("--bench-device") or available
+def _selection(config: pytest.Config) -> Selection:
+    asked = {
+        name: tuple(config.getoption(f"--bench-{option}")) for name, (option, _) in _BY_NAME.items()
+    }
+    for name in asked["dtypes"]:
+        if not isinstance(getattr(torch, name, None), torch.dtype):
+            raise pytest.UsageError(f"torch has no dtype {name}")
+    for name in asked["devices"]:
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise pytest.UsageError(f"no device {name}: this torch sees no GPU")
+    available = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    asked["devices"] = asked["devices"] or available
+    return Selection(**asked)
 
 
-def _absent(point: Point | StepPoint, provider: str) -> str | None:
-    if isinstance(point, StepPoint) and point.too_large:
-        return f"{provider}: {point.too_large}"
+def _absent(point: AnyPoint, provider: str) -> str | None:
     peer = point.peers.get(provider)
     return f"{provider}: {peer.module} is not importable" if peer and not peer.importable else None
 
 
-def _measured(
-    config: pytest.Config, point: Point | StepPoint, law: Law | None
-) -> dict[str, Outcome]:
-    measured = config.stash[_MEASURED]
-    if point not in measured:
-        present = [name for name in point.providers if not _absent(point, name)]
-        measured[point] = measure(point, present, _profile(config), law, config.stash[_PATIENCE])
-    return measured[point]
+def _outcome(config: pytest.Config, place: Place, law: Law | None) -> Outcome:
+    point, journal = place.point, config.stash[_JOURNAL]
+    chosen = _selection(config).providers
+    present = [
+        name
+        for name in point.providers
+        if not _absent(point, name) and (not chosen or name in chosen)
+    ]
+    key = point.group("+".join(point.directions))
+    outcomes = journal.find(key, present)
+    if outcomes is None:
+        if point.too_large:
+            outcomes = {name: Outcome(error=point.too_large) for name in present}
+        else:
+            outcomes = measure(point, present, _profile(config), law, config.stash[_PATIENCE])
+        journal.add(key, outcomes)
+    return outcomes[place.provider]
 
 
-def _facts(place: _Place, outcome: Outcome) -> dict[str, Any]:
+def _facts(place: Place) -> dict[str, Any]:
+    """What is known of a test beforehand."""
     point = place.point
     info = regops.info()
     return {
+        "group": point.group(place.direction),
         "op": point.op,
         "direction": place.direction,
         "dtype": point.dtype_name,
-        "size": point.case.name,
+        "size": point.size,
         "device": point.device,
         "provider": place.provider,
         **point.facts,
-        "numel": point.case.numel,
-        "in_cache": point.case.in_cache,
+        "cache": point.cache,
+        "launch": "graph" if point.setting.graph else "calls",
         "bytes_moved": point.bytes_moved(place.direction),
-        "bytes_formula": point.spec.bytes_formula,
-        "others_cpu_share": outcome.others[place.direction],
-        "forward_peak_bytes": outcome.memory.peak if outcome.memory else None,
-        "forward_to_backward_bytes": outcome.memory.state if outcome.memory else None,
-        "full_peak_bytes": outcome.memory.full_peak if outcome.memory else None,
-        "extra_bytes": outcome.memory.extra if outcome.memory else None,
-        "threads": info["threads"],
+        "flops": point.flops(place.direction),
+        "threads": point.setting.threads or info["threads"],
         "isa": info["cpu_capability"],
         "regops": info["regops"],
         "torch": info["torch"],
         "python": info["python"],
+    }
+
+
+def _measured(place: Place, outcome: Outcome) -> dict[str, Any]:
+    memory = outcome.memory
+    return {
+        "others_cpu_share": outcome.others[place.direction],
+        "probe_s": outcome.probes[place.direction],
+        "forward_peak_bytes": memory.peak if memory else None,
+        "forward_to_backward_bytes": memory.state if memory else None,
+        "full_peak_bytes": memory.full_peak if memory else None,
+        "extra_bytes": memory.extra if memory else None,
     }

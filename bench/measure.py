@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
+from bench.ceilings import CeilingPoint, linear_products
+from bench.ceilings import prepare as prepare_ceiling
 from bench.memory import Memory, memory, peak_of
 from bench.neighbours import DISTURBED, OthersShare, Patience
-from bench.profiles import Profile
-from bench.providers import Point, build, copier, copy_runs, copy_sources, runs
+from bench.profiles import AnyPoint, Profile
+from bench.providers import Point, build, copier, copy_runs, copy_sources, replayed, runs
+from bench.setting import Setting
 from bench.step_providers import build as build_step
 from bench.step_providers import ceiling
 from bench.steps import StepPoint, Workload
+from bench.throttle import SpeedProbe
 from bench.timing import Clock, CudaClock, Recorded, Run, cpu_clock, interleave
 from bench.verify import Law, Verifier, verify_copy
 from bench.verify_steps import StepVerifier
@@ -30,20 +35,24 @@ class Outcome:
     """What became of one provider.
 
     Attributes:
-        error: Why it was not timed; None if it was.
+        wrong: Why its result is wrong, and was not timed for that; None if it is right.
+        error: Why it was not timed otherwise; None if it was.
         recorded: Durations by direction.
         others: Share of the processor that went to others meanwhile, by direction; None if unknown.
+        probes: Seconds that a fixed piece of arithmetic took around them, by direction.
         memory: That it takes; None for the copy.
     """
 
+    wrong: str | None = None
     error: str | None = None
     recorded: dict[Direction, Recorded] = field(default_factory=dict)
     others: dict[Direction, float | None] = field(default_factory=dict)
+    probes: dict[Direction, float] = field(default_factory=dict)
     memory: Memory | None = None
 
 
 def measure(
-    point: Point | StepPoint,
+    point: AnyPoint,
     providers: Iterable[str],
     profile: Profile,
     law: Law | None,
@@ -61,23 +70,60 @@ def measure(
         law: See `bench.verify`.
         patience: What is left of it to time again.
     """
-    prepare = _of_step(point) if isinstance(point, StepPoint) else _of_op(point, law)
+    with _threads(point.setting):
+        return _measure(point, providers, profile, law, patience)
+
+
+def _measure(
+    point: AnyPoint,
+    providers: Iterable[str],
+    profile: Profile,
+    law: Law | None,
+    patience: Patience,
+) -> dict[str, Outcome]:
+    prepare = _preparation(point, law)
     outcomes: dict[str, Outcome] = {}
     timed: dict[str, Runs] = {}
     for name in providers:
-        outcomes[name] = Outcome()
+        outcomes[name] = outcome = Outcome()
         try:
-            timed[name] = prepare(name, outcomes[name])
+            prepared = prepare(name, outcome)
+            if point.setting.graph:
+                prepared = {direction: replayed(run) for direction, run in prepared.items()}
+            timed[name] = prepared
+        except AssertionError as error:
+            outcome.wrong = str(error)
         except Exception as error:
-            outcomes[name].error = f"{name} was not timed: {type(error).__name__}: {error}"
+            outcome.error = f"{type(error).__name__}: {error}"
+    probe = SpeedProbe(torch.device(point.device))
     for direction in point.directions:
         turns = {name: by_direction[direction] for name, by_direction in timed.items()}
         if turns:
+            before = probe()
             recorded, others = _time(turns, _clock(point), profile, patience)
+            seconds = max(before, probe())
             for name, durations in recorded.items():
                 outcomes[name].recorded[direction] = durations
                 outcomes[name].others[direction] = others
+                outcomes[name].probes[direction] = seconds
     return outcomes
+
+
+@contextmanager
+def _threads(setting: Setting) -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(setting.threads or usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def _preparation(point: AnyPoint, law: Law | None) -> Prepare:
+    if isinstance(point, CeilingPoint):
+        move = prepare_ceiling(point)
+        return lambda name, outcome: {point.direction: move(name)}
+    return _of_step(point) if isinstance(point, StepPoint) else _of_op(point, law)
 
 
 def _time(
@@ -114,6 +160,8 @@ def _of_op(point: Point, law: Law | None) -> Prepare:
                 for source in tensors:
                     verify_copy(copy, source)
             return copy_runs(copy, sources)
+        if name == "matmul":
+            return {"full": linear_products(inputs.x, inputs.arguments["linear_weight"])}
         call = build(name, point, inputs.arguments)
         verify(name, call)
         outcome.memory = memory(call, inputs)
@@ -138,6 +186,6 @@ def _of_step(point: StepPoint) -> Prepare:
     return prepare
 
 
-def _clock(point: Point | StepPoint) -> Clock:
+def _clock(point: AnyPoint) -> Clock:
     device = torch.device(point.device)
-    return CudaClock(device, cold=not point.case.in_cache) if device.type == "cuda" else cpu_clock
+    return CudaClock(device, point.cache == "flushed") if device.type == "cuda" else cpu_clock

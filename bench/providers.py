@@ -17,6 +17,7 @@ import torch._functorch.config
 import torch._inductor.config
 from torch import Tensor
 
+from bench.setting import USUAL, Setting, cache_state, lacking
 from bench.timing import Run
 from regops import _C
 from regops.testing import BenchCase, Direction, OpSpec, differentiated, make_input
@@ -53,11 +54,17 @@ class Point:
     case: BenchCase
     dtype: torch.dtype
     device: str
+    setting: Setting = USUAL
 
     @property
     def op(self) -> str:
         """The op's name."""
         return self.spec.name
+
+    @property
+    def size(self) -> str:
+        """As in "16M" or "512x32768"."""
+        return self.case.name
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -68,6 +75,17 @@ class Point:
     def dtype_name(self) -> str:
         """As in "float32"."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def cache(self) -> str:
+        """Where its buffers are when a turn begins, as of `bench.summary.Row`."""
+        return cache_state(self.case.in_cache, self.device)
+
+    @property
+    def too_large(self) -> str | None:
+        """Why the device has no room for it, if it has none."""
+        # Inputs, results and gradients; the masks and copies in float64 of comparing them.
+        return lacking(100 * self.case.numel, torch.device(self.device))
 
     @property
     def peers(self) -> Mapping[str, Peer]:
@@ -83,7 +101,17 @@ class Point:
     @property
     def facts(self) -> dict[str, Any]:
         """What is on record beside the times."""
-        return {"shape": list(self.case.shape), "kwargs": dict(self.case.kwargs)}
+        return {
+            "shape": list(self.case.shape),
+            "kwargs": dict(self.case.kwargs),
+            "tensors": 1,
+            "numel": self.case.numel,
+            "bytes_formula": self.spec.bytes_formula,
+        }
+
+    def flops(self, direction: Direction) -> int:
+        """Operations of the matrix products that it must make."""
+        return self.spec.flops(self.case, direction) if self.spec.flops else 0
 
     def bytes_moved(self, direction: Direction) -> int:
         """Bytes that the operation must read and write."""
@@ -96,7 +124,9 @@ class Point:
 
     def group(self, direction: Direction) -> str:
         """Name of the benchmark group, as in "dropout-forward-float32-16M-cpu"."""
-        return "-".join((self.spec.name, direction, self.dtype_name, self.case.name, self.device))
+        return self.setting.group(
+            self.spec.name, direction, self.dtype_name, self.case.name, self.device
+        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +185,20 @@ def peers_on(device: str, peers: Mapping[str, Peer]) -> dict[str, Peer]:
     """Those that run on a device."""
     kind = torch.device(device).type
     return {name: peer for name, peer in peers.items() if kind in peer.devices}
+
+
+def replayed(run: Run) -> Run:
+    """Replays of what a call does on the GPU, captured once as a CUDA graph."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):  # what allocates or compiles at its first calls cannot be captured
+            run()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def build(name: str, point: Point, arguments: Arguments) -> Call:

@@ -105,12 +105,10 @@ def _terminal_table(rows: Sequence[Row]) -> Table:
 
 def end_to_end_lines(summary: Summary) -> list[str]:
     """What the training example reported, a line for each implementation."""
-    if not summary.end_to_end:
-        return []
-    example = summary.end_to_end
     return [
         f"{example['name']}, {name}: {run['seconds']:.1f} s for {example['steps']} steps, "
-        f"test accuracy {run['accuracy']:.1%}"
+        f"held-out accuracy {run['accuracy']:.1%}"
+        for example in summary.end_to_end
         for name, run in example["runs"].items()
     ]
 
@@ -141,7 +139,12 @@ def _memory(row: Row, name: str) -> str:
 
 def warnings(summary: Summary) -> list[str]:
     """What a reader must know before believing the figures."""
-    lines = [f"not timed: {test}: {reason}" for test, reason in summary.not_timed.items()]
+    lines = [
+        f"{why}: {provider} of {row.group}: {reason}"
+        for row in summary.rows + summary.ceilings
+        for why, reasons in (("wrong", row.wrong), ("not timed", row.failed))
+        for provider, reason in reasons.items()
+    ]
     if any(row.disturbed for row in summary.rows):
         lines.append(
             f"(!) others used more than {DISTURBED:.0%} of the processor meanwhile, "
@@ -232,13 +235,13 @@ def _flat(value: Any) -> str:
 def load(path: Path) -> Summary:
     """A summary from a `summary.json` or from pytest-benchmark's JSON.
 
-    The report of the training example is taken from `digits.json` in the same folder.
+    The reports of the examples are taken from `example-*.json` in the same folder.
     """
     content = json.loads(path.read_text())
     if "benchmarks" not in content:
         return read(path)
-    digits = path.with_name("digits.json")
-    return summarize(content, json.loads(digits.read_text()) if digits.exists() else None)
+    examples = sorted(path.parent.glob("example-*.json"))
+    return summarize(content, [json.loads(example.read_text()) for example in examples])
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.providers import PEERS, Peer, peers_on
+from bench.setting import USUAL, Setting, cache_state, lacking
 from regops.testing import Direction, StepBenchCase, StepCall, StepSpec, make_call
 
 # regops again, with moments of float32 beside those of bfloat16.
@@ -28,6 +29,7 @@ class StepPoint:
     spec: StepSpec
     case: StepBenchCase
     device: str
+    setting: Setting = USUAL
 
     directions: tuple[Direction, ...] = ("step",)
 
@@ -37,16 +39,15 @@ class StepPoint:
         return self.spec.name.removesuffix("_step_")
 
     @property
+    def cache(self) -> str:
+        """Where its tensors are when a turn begins, as of `bench.summary.Row`."""
+        return cache_state(self.case.in_cache, self.device)
+
+    @property
     def too_large(self) -> str | None:
         """Why the device has no room for it, if it has none."""
-        device = torch.device(self.device)
         # Start, work, three results of float64 and the temporaries of comparing them, or a copy.
-        needed = 100 * self.case.numel
-        if device.type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory
-            if total < needed:
-                return f"{needed >> 30} GiB needed, the GPU has {total >> 30}"
-        return None
+        return lacking(100 * self.case.numel, torch.device(self.device))
 
     @property
     def ceiling(self) -> str:
@@ -71,13 +72,22 @@ class StepPoint:
             names.append(FLOAT_STATES)
         return (*names, self.ceiling, *self.peers)
 
+    @property
+    def size(self) -> str:
+        """As in "16M-clip"."""
+        return self.case.name
+
+    def flops(self, direction: Direction) -> int:
+        """It makes no products."""
+        return 0
+
     def bytes_moved(self, direction: Direction) -> int:
         """Bytes that the step must read and write."""
         return self.spec.bytes_moved(self.case)
 
     def group(self, direction: Direction) -> str:
         """Name of the benchmark group, as in "adamw-step-float32-16M-clip-cpu"."""
-        return "-".join((self.op, direction, self.dtype_name, self.case.name, self.device))
+        return self.setting.group(self.op, direction, self.dtype_name, self.case.name, self.device)
 
     @property
     def dtype_name(self) -> str:
@@ -87,7 +97,12 @@ class StepPoint:
     @property
     def facts(self) -> dict[str, Any]:
         """What is on record beside the times."""
-        return {"parameters": len(self.case.shapes), "kwargs": dict(self.case.kwargs)}
+        return {
+            "kwargs": dict(self.case.kwargs),
+            "tensors": len(self.case.shapes),
+            "numel": self.case.numel,
+            "bytes_formula": self.spec.bytes_formula,
+        }
 
 
 class Workload:

@@ -107,6 +107,7 @@ class BenchCase:
             of how long a call takes, as of a layer whose weights are larger.
         dtypes: Those timed; by default all that the profile has.
         directions: Those timed; by default the spec's.
+        scaling: Whether it is timed with fewer threads too.
     """
 
     name: str
@@ -117,6 +118,7 @@ class BenchCase:
     elements: int = 0
     dtypes: tuple[torch.dtype, ...] | None = None
     directions: tuple[Direction, ...] = ()
+    scaling: bool = False
 
     @property
     def numel(self) -> int:
@@ -166,6 +168,8 @@ class OpSpec:
         ceilings: What is left of the op without its regularization, by name: in benchmarks it shows
             the least time that the op can take. Called as `eager` is; it must equal the reference
             with `training=False`.
+        flops: Operations of the matrix products that must be made, from (case, direction); None of
+            an op without any.
     """
 
     name: str
@@ -194,6 +198,7 @@ class OpSpec:
     rival_tolerance: Mapping[torch.dtype, Tolerance] | None = None
     directions: tuple[Direction, ...] = ("forward", "backward", "full")
     ceilings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    flops: Callable[[BenchCase, Direction], int] | None = None
 
 
 def _modules() -> list[ModuleType]:

@@ -60,12 +60,14 @@ class StepBenchCase(StepCase):
         options: What is asked for beyond the plain step, in words; "" for that.
         dtype: Of the parameters.
         in_cache: True when all tensors together are far smaller than the last-level cache.
+        scaling: As of `BenchCase`.
     """
 
     size: str = ""
     options: str = ""
     dtype: torch.dtype = torch.float32
     in_cache: bool = False
+    scaling: bool = False
 
     @property
     def numel(self) -> int:
@@ -316,7 +318,11 @@ def step_bench_cases(
     """
     sizes: dict[str, tuple[Shapes, bool]] = {
         "64": (((64,),), True),
+        "1M": (((1 << 20,),), True),
+        # The number of tensors tells what each costs.
+        "1x4096": (((4096,),), True),
         "16x4096": (((4096,),) * 16, True),
+        "128x4096": (((4096,),) * 128, True),
         "1000x4096": (((4096,),) * 1000, False),
         "16M": (((1 << 24,),), False),
         "1G": (((10**9,),), False),
@@ -350,6 +356,7 @@ def step_bench_cases(
                 options=options,
                 dtype=dtype,
                 in_cache=in_cache,
+                scaling=name in ("16M", "1000x4096"),
             )
         )
     return tuple(cases)

@@ -245,7 +245,7 @@ spec = OpSpec(
         BenchCase("8192x10", (8192, 10), _BENCHED, in_cache=True),
         BenchCase("4096x1000", (4096, 1000), _BENCHED, in_cache=True),
         BenchCase("64x128256", (64, 128256), _BENCHED),
-        BenchCase("512x32768", (512, 32768), _BENCHED),
+        BenchCase("512x32768", (512, 32768), _BENCHED, scaling=True),
     ),
     tolerance=_tolerances(),
     bytes_moved=_bytes_moved,

@@ -147,6 +147,7 @@ def _batch_bench_case(
         in_cache=in_cache,
         ceiling="linear",
         elements=max(elements or features**2, _SMOKE),
+        scaling=(rows, features) == (8, 4096),
     )
 
 
@@ -164,6 +165,13 @@ def _sample_bench_case(
         dtypes=(torch.float32,),
         directions=directions,
     )
+
+
+def _flops(case: BenchCase, direction: Direction) -> int:
+    """Of one product forward, and of two backward."""
+    products = {"forward": 1, "inference": 1, "backward": 2, "full": 3}[direction]
+    out: int = case.kwargs["out"]
+    return products * 2 * case.numel * out
 
 
 spec = OpSpec(
@@ -196,8 +204,8 @@ spec = OpSpec(
         _batch_bench_case(8, 4096),
         _batch_bench_case(256, 4096),
         # Minutes on a CPU: beyond what profiles time there.
-        _batch_bench_case(64, 4096, elements=1 << 28),
-        _batch_bench_case(2048, 4096, elements=1 << 28),
+        _batch_bench_case(64, 4096, elements=1 << 31),
+        _batch_bench_case(2048, 4096, elements=1 << 31),
         _sample_bench_case(32, 64),
         # One direction, for eager takes seconds a call.
         _sample_bench_case(64, 1024, ("full",)),
@@ -224,4 +232,5 @@ spec = OpSpec(
         "weight-transposed-sample",
     ),
     ceilings={"linear": _linear},
+    flops=_flops,
 )

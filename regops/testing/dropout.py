@@ -56,7 +56,7 @@ spec = OpSpec(
         BenchCase("4k", (1 << 12,), {"p": 0.1}, in_cache=True),
         BenchCase("64k", (1 << 16,), {"p": 0.1}, in_cache=True),
         BenchCase("1M", (1 << 20,), {"p": 0.1}, in_cache=True),
-        BenchCase("16M", (1 << 24,), {"p": 0.1}),
+        BenchCase("16M", (1 << 24,), {"p": 0.1}, scaling=True),
         BenchCase("64M", (1 << 26,), {"p": 0.1}),
         BenchCase("256M", (1 << 28,), {"p": 0.1}),
     ),

@@ -73,6 +73,12 @@ def _bytes_moved(case: BenchCase, itemsize: int, direction: Direction) -> int:
     return 2 * (case.numel + classes * case.shape[-1]) * itemsize
 
 
+def _flops(case: BenchCase, direction: Direction) -> int:
+    """Of three products: the logits, the input's gradient and the weight's."""
+    classes: int = case.kwargs["classes"]
+    return 3 * 2 * case.numel * classes
+
+
 spec = OpSpec(
     name="linear_cross_entropy",
     functional=regops.functional.linear_cross_entropy,
@@ -115,8 +121,15 @@ spec = OpSpec(
             (1024, 64),
             {"classes": 1000, "bias": True, "label_smoothing": 0.1},
             in_cache=True,
+            ceiling="matmul",
+            scaling=True,
         ),
-        BenchCase("4096x512x32768", (4096, 512), {"classes": 32768, "label_smoothing": 0.1}),
+        BenchCase(
+            "4096x512x32768",
+            (4096, 512),
+            {"classes": 32768, "label_smoothing": 0.1},
+            ceiling="matmul",
+        ),
     ),
     tolerance=_tolerances(8, _LOGITS),
     bytes_moved=_bytes_moved,
@@ -127,4 +140,5 @@ spec = OpSpec(
     layout_shape=(24, 16),
     rival_tolerance=_tolerances(16, _EAGER),
     directions=("full",),
+    flops=_flops,
 )
