@@ -1,118 +1,310 @@
-"""The report's plots, as SVG fragments that take the page's colours and fonts."""
+"""The report's plots, with matplotlib: time, and share of the ceiling, against size.
+
+Where sizes are numbers the axis is theirs; shapes have no one number to be placed by, so each has a
+line of its own. Bands and bars reach from the 20th to the 80th percentile.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
+from bench.headlines import Headline
+from bench.palette import COLOURS, Style, styles
+from bench.rows import elements, grouped, is_plain, timed
 from bench.summary import Row
+from bench.svg import SETTINGS, inline, save
+from bench.wording import DIRECTION, percent, seconds, spread, times
 
-# Replaced by `currentColor` in the SVG, which reads on dark and on light; no line uses it.
-_INK = "#010203"
+# Low, middle and high.
+Values = tuple[float, float, float]
 
-# Of middle lightness, to stand out on white and on near-black; the markers differ as well, for
-# readers who cannot tell the colours apart.
-_STYLES = {
-    "regops": {"color": "#e8590c", "marker": "o", "linewidth": 2.2, "zorder": 3},
-    "eager": {"color": "#4c8dff", "marker": "s"},
-    "compile": {"color": "#2f9e64", "marker": "^"},
-    "copy": {"color": "#868e96", "marker": "x", "linestyle": "--"},
-    "stream": {"color": "#868e96", "marker": "x", "linestyle": "--"},
-    "linear": {"color": "#868e96", "marker": "+", "linestyle": "--"},
-    "foreach": {"color": "#15aabf", "marker": "v"},
-    "fused": {"color": "#c2255c", "marker": "P"},
-}
-_PEER_STYLE = {"color": "#ae6bd9", "marker": "D"}
-
-# Characters that fit side by side under a plot.
-_ROOM = 36
-
-_SETTINGS = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "lines.markersize": 5,
-}
+_WIDTH = 4.3  # inches, of one panel
+_HEIGHT = 2.5
+_GREY = COLOURS["grey"][0]
+_SHADED = ", shaded: in cache"
 
 
-def time_against_size(rows: Sequence[Row]) -> str:
-    """Median time of every provider. Rows differ in size only."""
+@dataclass(frozen=True)
+class Panel:
+    """Rows that differ in size only.
 
-    def draw(axes: Axes) -> None:
-        _lines(axes, rows, lambda row, provider: row.median.get(provider))
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda s, _: seconds(s)))
-        axes.set_title("time of one call", loc="left", fontsize=10)
+    Attributes:
+        rows: In the order of the run.
+        axis: "elements" or "tensors", of which there are more from size to size; or "shapes".
+    """
 
-    return _svg(f"time-{rows[0].group}", draw, rows)
+    rows: Sequence[Row]
+    axis: str
 
+    @property
+    def numeric(self) -> bool:
+        """Whether sizes have places on a scale."""
+        return self.axis != "shapes"
 
-def ceiling_share_against_size(rows: Sequence[Row]) -> str:
-    """Share of the ceiling's speed that every other reaches. Rows differ in size only."""
-
-    def share(row: Row, provider: str) -> float | None:
-        over = row.over_ceiling(provider)
-        return 1 / over if over else None
-
-    # A copy and a stream do nothing but move bytes.
-    speed = "bandwidth" if rows[0].ceiling in ("copy", "stream") else "speed"
-
-    def draw(axes: Axes) -> None:
-        _lines(axes, rows, share)
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
-        axes.set_title(f"share of the {rows[0].ceiling}'s {speed}", loc="left", fontsize=10)
-
-    return _svg(f"share-{rows[0].group}", draw, rows)
+    def place(self, row: Row) -> float:
+        """Where a size stands."""
+        if self.axis == "elements":
+            return row.numel
+        return row.tensors if self.axis == "tensors" else self.rows.index(row)
 
 
-def seconds(value: float) -> str:
-    """A time with the unit that suits it, to three digits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if value * scale >= 1:
-            return f"{value * scale:.3g} {unit}"
-    return f"{value * 1e9:.3g} ns"
+@dataclass(frozen=True)
+class Quantity:
+    """What is plotted.
+
+    Attributes:
+        name: As in "time".
+        of: Of a row and a provider; None where it was not measured.
+        text: A value in words.
+        logarithmic: Or else it begins at 0.
+    """
+
+    name: str
+    of: Callable[[Row, str], Values | None]
+    text: Callable[[float], str]
+    logarithmic: bool = False
 
 
-def _lines(axes: Axes, rows: Sequence[Row], of: Callable[[Row, str], float | None]) -> None:
-    providers = dict.fromkeys(name for row in rows for name in row.median)
-    for provider in providers:
-        points = [(place, of(row, provider)) for place, row in enumerate(rows)]
-        kept = [(place, value) for place, value in points if value is not None]
-        axes.plot(*zip(*kept, strict=True), label=provider, **_STYLES.get(provider, _PEER_STYLE))
+def _time(row: Row, provider: str) -> Values | None:
+    if provider not in row.median:
+        return None
+    return row.low[provider], row.median[provider], row.high[provider]
 
 
-def _svg(name: str, draw: Callable[[Axes], None], rows: Sequence[Row]) -> str:
-    # The salt goes into the names of the SVG's parts, which two plots in a page must not share.
-    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+def _share(row: Row, provider: str) -> Values | None:
+    """Its range is of the provider's time alone: the ceiling's is its median."""
+    time = _time(row, provider)
+    if time is None or row.ceiling not in row.median:
+        return None
+    low, middle, high = (row.median[row.ceiling] / value for value in reversed(time))
+    return low, middle, high
+
+
+TIME = Quantity("time of one call", _time, seconds, logarithmic=True)
+SHARE = Quantity("share of the ceiling's speed", _share, percent)
+
+
+def panels(rows: Iterable[Row]) -> list[Panel]:
+    """A panel for each direction, dtype, ceiling and kind of size."""
+    result = []
+    for group in grouped(rows, "direction", "dtype", "ceiling"):
+        by_axis: dict[str, list[Row]] = {}
+        for row in group:
+            by_axis.setdefault(_axis(row), []).append(row)
+        for axis in ("elements", "tensors"):
+            if len(by_axis.get(axis, ())) == 1:  # no scale comes of one size
+                by_axis["shapes"] = by_axis.pop(axis) + by_axis.get("shapes", [])
+        result += [Panel(of_axis, axis) for axis, of_axis in by_axis.items()]
+    return result
+
+
+def _axis(row: Row) -> str:
+    if elements(row):
+        return "elements"
+    return "tensors" if row.direction == "step" and is_plain(row) else "shapes"
+
+
+def panel_svg(panel: Panel, quantity: Quantity, look: Mapping[str, Style]) -> str:
+    """One panel, for the page."""
+    row = panel.rows[0]
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(_WIDTH, _height(panel)), layout="constrained")
+        tips = _draw(figure.subplots(), panel, quantity, look)
+        name = f"{quantity.name}-{row.group}-{panel.axis}-{row.ceiling}"
+        return inline(figure, name, _label(panel, quantity), tips)
+
+
+def save_op(rows: Sequence[Row], path: Path) -> None:
+    """Writes all panels of an op's first dtype as one figure, a column each, as SVG and PNG."""
+    shown = [panel for panel in panels(rows) if panel.rows[0].dtype == rows[0].dtype]
+    look = styles(timed(row for panel in shown for row in panel.rows))
+    with mpl.rc_context(SETTINGS):
+        height = max(map(_height, shown))
+        figure = Figure(figsize=(_WIDTH * len(shown), 2 * height + 0.5), layout="constrained")
+        grid = figure.subplots(2, len(shown), squeeze=False)
+        for column, panel in enumerate(shown):
+            for axes, quantity in zip(grid[:, column], (TIME, SHARE), strict=True):
+                _draw(axes, panel, quantity, look)
+                name = SHARE.name.replace("ceiling", panel.rows[0].ceiling)
+                what = name if quantity is SHARE else quantity.name
+                direction = DIRECTION[panel.rows[0].direction]
+                axes.set_title(f"{direction}: {what}", loc="left", fontsize=9.5)
+        handles = [
+            Line2D([], [], label=name, color=style.hex, marker=style.marker, ls=_dash(style))
+            for name, style in look.items()
+        ]
+        title = f"{rows[0].op}, {rows[0].device}, {rows[0].dtype}"
+        figure.legend(
+            handles=handles,
+            title=title,
+            alignment="left",
+            loc="outside upper left",
+            ncols=len(handles),
+        )
+        save(figure, path)
+
+
+def save_overview(headlines: Sequence[Headline], path: Path) -> None:
+    """Writes each op's speed-up over torch as bars, as SVG and PNG."""
+    shown = [each for each in headlines if each.timed and each.best]
+    if not shown:
+        return
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(7.2, 0.75 + 0.62 * len(shown)), layout="constrained")
         axes = figure.subplots()
-        draw(axes)
-        # Side by side whatever their distance: shapes have no one number to be drawn to scale by.
-        axes.set_xticks(range(len(rows)), [row.size for row in rows])
-        longest = max(len(row.size) for row in rows)
-        axes.tick_params("x", rotation=20 if longest * len(rows) > _ROOM else 0)
-        axes.minorticks_off()
-        axes.grid(axis="y", color="#868e96", alpha=0.25, linewidth=0.7)
-        axes.set_xlim(-0.5, len(rows) - 0.5)
-        cached = [place for place, row in enumerate(rows) if row.in_cache]
-        for place in cached:
-            axes.axvspan(place - 0.5, place + 0.5, color="#868e96", alpha=0.12, linewidth=0)
-        axes.set_xlabel("size (shaded: in cache)" if cached else "size")
-        axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+        ratios: list[float] = []
+        for place, each in enumerate(shown):
+            bars = {each.best or "": ("accent", -0.2 if each.usual != each.best else 0)}
+            bars.setdefault(each.usual, ("grey", 0.2))
+            for name, (colour, offset) in bars.items():
+                value = each.row.speedup(name)
+                if value is None:
+                    continue
+                ratios.append(value)
+                axes.barh(place + offset, value - 1, 0.36, left=1, color=COLOURS[colour][0])
+                mark = " (!)" if each.row.disturbed or each.row.throttled else ""
+                axes.annotate(
+                    f"{times(value)} {name}{mark}",
+                    (max(value, 1), place + offset),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8.5,
+                )
+        axes.set_yticks(
+            range(len(shown)),
+            [
+                f"{each.row.op}, {each.row.device}\n{each.row.dtype}, {each.row.size}"
+                for each in shown
+            ],
+        )
+        axes.tick_params("y", length=0, labelcolor=COLOURS["ink"][0])
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.set_xlim(min(0.9, min(ratios) * 0.8), max(ratios) * 1.9)  # room for the words
+        axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.axvline(1, color=COLOURS["ink"][0], linewidth=0.8)
+        axes.spines["left"].set_visible(False)
+        axes.set_title(
+            "regops: times as fast as torch's fastest way (orange) and its default (grey)",
+            loc="left",
+            fontsize=9.5,
+        )
+        save(figure, path)
+
+
+def _draw(
+    axes: Axes, panel: Panel, quantity: Quantity, look: Mapping[str, Style]
+) -> dict[str, list[str]]:
+    """Draws a panel, and returns what its points say when pointed at."""
+    tips = {}
+    names = [name for name in timed(panel.rows) if name != panel.rows[0].ceiling]
+    if quantity is TIME:
+        names.append(panel.rows[0].ceiling)
+    for number, name in enumerate(names):
+        found = [(row, quantity.of(row, name)) for row in panel.rows]
+        points = [(row, values) for row, values in found if values is not None]
+        if not points:  # the ceiling of a share was not timed
+            continue
+        at = [panel.place(row) for row, _ in points]
+        low, middle, high = zip(*(values for _, values in points), strict=True)
+        style, gid = look[name], f"line{number}"
+        usual = {"color": style.hex, "marker": style.marker, "markersize": 4.5, "gid": gid}
+        usual |= {"zorder": 4 if name == "regops" else 3, "label": name}
+        if panel.numeric:
+            width = 2.2 if name == "regops" else 1.3
+            axes.plot(at, middle, linestyle=_dash(style), linewidth=width, **usual)
+            axes.fill_between(at, low, high, color=style.hex, alpha=0.18, linewidth=0)
+        else:
+            # Side by side: points of one shape may coincide.
+            shifted = [place + 0.5 * ((number + 0.5) / len(names) - 0.5) for place in at]
+            axes.hlines(shifted, low, high, color=style.hex, linewidth=1.2)
+            axes.plot(middle, shifted, linestyle="none", **usual)
+        tips[gid] = [
+            f"{name}, {row.size}: {quantity.text(values[1])} ({_range(quantity, values)})"
+            for row, values in points
+        ]
+    (_numeric_axes if panel.numeric else _shape_axes)(axes, panel, quantity)
+    if quantity is SHARE:
+        (axes.axhline if panel.numeric else axes.axvline)(1, color=_GREY, lw=1, ls="--")
+    return tips
+
+
+def _numeric_axes(axes: Axes, panel: Panel, quantity: Quantity) -> None:
+    places = [panel.place(row) for row in panel.rows]
+    axes.set_xscale("log", base=2)
+    sized = panel.axis == "elements"
+    axes.set_xticks(places, [row.size if sized else str(row.tensors) for row in panel.rows])
+    axes.xaxis.set_minor_locator(NullLocator())
+    each = panel.rows[0].numel // panel.rows[0].tensors
+    what = "elements" if sized else f"tensors of {each} elements"
+    shaded = any(row.in_cache for row in panel.rows)
+    axes.set_xlabel(what + _SHADED * shaded, loc="right")
+    axes.grid(axis="y", color=_GREY, alpha=0.22, linewidth=0.7)
+    _values(axes, "y", quantity)
+    hot = [place for row, place in zip(panel.rows, places, strict=True) if row.in_cache]
+    cold = [place for row, place in zip(panel.rows, places, strict=True) if not row.in_cache]
+    if hot:
+        left, right = axes.get_xlim()
+        end = (max(hot) * min(cold)) ** 0.5 if cold else right
+        axes.axvspan(left, end, color=_GREY, alpha=0.1, linewidth=0, zorder=0)
+        axes.set_xlim(left, right)
+
+
+def _shape_axes(axes: Axes, panel: Panel, quantity: Quantity) -> None:
+    axes.set_yticks(range(len(panel.rows)), [row.size for row in panel.rows])
+    axes.tick_params("y", length=0)
+    axes.set_ylim(len(panel.rows) - 0.5, -0.5)
+    axes.grid(axis="x", color=_GREY, alpha=0.22, linewidth=0.7)
+    for place, row in enumerate(panel.rows):
+        if row.in_cache:
+            span = (place - 0.5, place + 0.5)
+            axes.axhspan(*span, color=_GREY, alpha=0.1, linewidth=0, zorder=0)
+    _values(axes, "x", quantity)
+    if any(row.in_cache for row in panel.rows):
+        axes.set_xlabel(_SHADED.strip(" ,"), loc="right")
+
+
+def _values(axes: Axes, along: str, quantity: Quantity) -> None:
+    axis = axes.xaxis if along == "x" else axes.yaxis
+    if quantity.logarithmic:
+        (axes.set_xscale if along == "x" else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(10, (1,), numticks=7))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        (axes.set_xlim if along == "x" else axes.set_ylim)(0)
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _dash(style: Style) -> str:
+    return "--" if style.dashed else "-"
+
+
+def _height(panel: Panel) -> float:
+    return _HEIGHT if panel.numeric else 0.6 + 0.42 * max(len(panel.rows), 3)
+
+
+def _range(quantity: Quantity, values: Values) -> str:
+    low, _, high = values
+    return spread(low, high) if quantity is TIME else f"{percent(low)}–{percent(high)}"
+
+
+def _label(panel: Panel, quantity: Quantity) -> str:
+    row = panel.rows[-1]
+    said = ((name, quantity.of(row, name)) for name in timed(panel.rows))
+    last = ", ".join(f"{name} {quantity.text(values[1])}" for name, values in said if values)
+    return (
+        f"{quantity.name} of {row.op}, {DIRECTION[row.direction]}, {row.dtype}, {row.device}, "
+        f"for {len(panel.rows)} sizes. At {row.size}: {last}. The table below has all figures."
+    )
