@@ -180,7 +180,8 @@ def test_a_linear_layers_products_are_caught_if_they_are_none(
 def test_every_profile_times_the_machine() -> None:
     for profile in PROFILES.values():
         directions = [point.direction for point in profile.points(machine, Selection())]
-        assert directions == ["move", *["multiply"] * len(profile.dtypes)]
+        products = [dtype for dtype in profile.dtypes if dtype != torch.float16]
+        assert directions == ["move", *["multiply"] * len(products)]
 
 
 def test_a_slower_processor_shows(monkeypatch: pytest.MonkeyPatch) -> None:
