@@ -69,7 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOT_TIMED] = []
-    config.stash[_PATIENCE] = Patience()
+    config.stash[_PATIENCE] = Patience(_profile(config).patience_s)
     config.stash[_LOAD] = os.getloadavg()[0]
     config.stash[_OFFERED] = {"ops": set(), "sizes": set(), "providers": set()}
     config.stash[_JOURNAL] = Journal(
