@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "-pno:terminal",
                 "-oaddopts=",
                 "-pno:cacheprovider",
+                # It warns where nothing was timed; that is said below.
+                "-Wignore::pytest_benchmark.logger.PytestBenchmarkWarning",
             ],
             plugins=[LiveProgress(console)],
         )

@@ -27,7 +27,7 @@ class Patience:
     with marked rows.
     """
 
-    seconds_left: float = 60.0
+    seconds_left: float
 
 
 class OthersShare:

@@ -50,6 +50,7 @@ class Profile:
             long calls whose share of it fewer fill.
         examples: Those trained end to end, with their arguments.
         scaling: Whether some sizes are timed with fewer threads too, and small ones as CUDA graphs.
+        patience_s: Seconds of a whole run for timing again what others disturbed.
         max_rounds: The most rounds, for sizes that would fit thousands into the budget.
     """
 
@@ -61,6 +62,7 @@ class Profile:
     min_rounds: int
     examples: Mapping[str, tuple[str, ...]]
     scaling: bool = True
+    patience_s: float = 60.0
     max_rounds: int = 200
 
     def points(self, spec: AnySpec, selection: Selection) -> Iterator[AnyPoint]:
@@ -141,6 +143,7 @@ PROFILES = {
             min_rounds=3,
             examples=_SHORT_EXAMPLES,
             scaling=False,
+            patience_s=5.0,
         ),
         Profile(
             "default",

@@ -248,6 +248,13 @@ def test_what_others_disturbed_is_timed_again_while_patience_lasts(
     assert outcome.others == kept
 
 
+def test_what_is_always_disturbed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.5, 0.3, 0.4, 0.6] * 3)
+    monkeypatch.setattr("bench.measure.OthersShare", lambda: lambda: next(shares))
+    outcome = measure(POINT, ["copy"], QUICK, law, Patience(1e3))["copy"]
+    assert outcome.others == dict.fromkeys(DIRECTIONS, 0.3)
+
+
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
 @pytest.mark.parametrize("op", [*specs(), *step_specs()])
 def test_profiles_measure_something_of_every_op(profile: Profile, op: str) -> None:
