@@ -6,13 +6,19 @@ TEST_JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: bench test bench-check check format build setup clean
+.PHONY: bench test browser bench-check check format build setup clean
 
 bench: build  ## time regops against PyTorch and write the report
 	$(BIN)/python -m bench
 
 test: build  ## all tests, in TEST_JOBS processes
+	@$(MAKE) --no-print-directory browser || echo "no browser: tests of the report's page are skipped"
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --benchmark-quiet -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+
+browser: setup  ## a Chromium for the tests of the report's page, unless there is one
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get install -y -qq chromium && exit 0; fi; \
+	$(BIN)/playwright install chromium
 
 bench-check: build  ## fail unless the last benchmark's ratios meet the goals
 	$(BIN)/python -m bench.check

@@ -10,6 +10,9 @@ the order in which a run passes through them:
 - `timing`: rounds in which the providers take turns; `neighbours`: whether others were busy then;
   `memory`: what forward keeps for backward;
 - `measure`: all of that for one op, dtype and size; `conftest`: hands it to pytest-benchmark;
-- `summary`, `plots`, `report`: from pytest-benchmark's JSON to tables and a page; they never time;
+- `summary`: from pytest-benchmark's JSON to the figures of a run;
+- `rows`, `headlines`, `fits`: who is compared with whom, what it comes to, and what calls cost;
+- `report`: writes it all, and never times: `page` with `cells`, `plots`, `svg`, `palette` and
+  `templates/`; `markdown`; `tables` for a terminal; `wording` for all of them;
 - `check`: the thresholds that a run must meet.
 """

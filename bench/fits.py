@@ -47,7 +47,7 @@ class Fit:
 
 
 def fits(rows: Iterable[Row]) -> list[Fit]:
-    """Those for which there is at least a size more than there are costs to read off."""
+    """Those for which there is a size more than there are costs, and sizes tell the costs apart."""
     found = []
     for group in grouped(filter(is_plain, rows), "op", "device", "direction", "dtype"):
         for provider in providers(group):
@@ -75,6 +75,8 @@ def _fit(rows: Sequence[Row], provider: str) -> Fit | None:
     relative = np.array(list(columns.values())).T / measured[:, None]
     # Columns of one length: their scales differ by 1e9.
     scale = np.linalg.norm(relative, axis=0)
+    if np.linalg.matrix_rank(relative / scale) < len(columns):
+        return None
     solution, _ = nnls(relative / scale, np.ones(len(rows)))
     costs = dict(zip(columns, (solution / scale).tolist(), strict=True))
     misfit = float(np.abs(relative @ (solution / scale) - 1).max())

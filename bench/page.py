@@ -155,7 +155,7 @@ def _bars(headline: Headline, lines: Sequence[Headline]) -> list[Bar]:
 
     ways = {headline.best: "torch's fastest", headline.usual: "torch's default"}
     if headline.best == headline.usual:
-        ways = {headline.best: "torch's default and fastest"}
+        ways = {headline.best: "fastest and default"}
     bars = []
     for rival, what in ways.items():
         value = headline.row.speedup(rival) if rival else None

@@ -161,7 +161,7 @@ def _table(title: str, columns: Sequence[str], texts: int) -> Table:
     )
     for index, heading in enumerate(columns):
         if index < texts:
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         else:
             table.add_column(heading, justify="right", no_wrap=True)
     return table
