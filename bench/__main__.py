@@ -1,6 +1,14 @@
-"""`python -m bench`: times, writes `bench/out/`, trains the example, and reports.
+"""`python -m bench` times regops against torch and other libraries, and writes a report.
 
-Ctrl-C ends the timing; what was measured by then is reported.
+  python -m bench                                   everything of the default profile
+  python -m bench --op dropout --size 64k 16M       some sizes of one op
+  python -m bench --resume                          go on where an interrupted run stopped
+  python -m bench compare A.json B.json             what moved between two runs
+  python -m bench report out/benchmark.json         the report again, of what a run recorded
+  python -m bench check out/summary.json            the goals that a run must meet
+  python -m bench readme bench/results/*.json       the README's figures, of committed runs
+
+Ctrl-C ends the timing; what was measured by then is reported, and `--resume` goes on from there.
 """
 
 from __future__ import annotations
@@ -9,82 +17,46 @@ import argparse
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import report
-from bench.profiles import PROFILES
+from bench import check, report
+from bench.profiles import PROFILES, Profile
+from bench.progress import LiveProgress
+from bench.summary import MACHINE
 
 ROOT = Path(__file__).parent.parent
 
+_PROFILES_HELP = """smoke: does everything work? float32, small, half a minute. default: float32 and
+bfloat16, up to 16M elements on a CPU, a quarter of an hour. full: float16 too, longer, and all
+sizes that fit. Default: %(default)s"""
 
-class LiveProgress:
-    """A pytest plugin: a bar with the current benchmark in a terminal, plain lines elsewhere."""
-
-    def __init__(self, console: Console):
-        self._console = console
-        self._start = time.perf_counter()
-        self._group = ""
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            # A thread that refreshes the bar would take the interpreter from what is being timed.
-            auto_refresh=False,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Starts the bar with the number of benchmarks."""
-        self._progress.start()
-        self._task = self._progress.add_task("starting", total=len(session.items))
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Names the group that runs now: all its providers are measured at its first test."""
-        group = nodeid.partition("[")[2].rpartition("-")[0]
-        if group != self._group:
-            self._group = group
-            self._progress.update(self._task, description=group, refresh=True)
-            if not self._console.is_terminal:
-                elapsed = time.perf_counter() - self._start
-                self._console.print(f"{elapsed:6.1f} s  {group}", highlight=False)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Counts a benchmark; says at once why one was not timed."""
-        if report.failed or report.skipped:
-            reason = str(report.longrepr[2] if report.skipped else report.longrepr)
-            self._progress.console.print(f"{report.nodeid}\n{reason}", markup=False)
-        if report.when == "teardown":
-            self._progress.update(self._task, advance=1, refresh=True)
-
-    def pytest_sessionfinish(self) -> None:
-        """Removes the bar."""
-        self._progress.stop()
+_COMMANDS: dict[str, Callable[[Sequence[str]], object]] = {
+    "check": check.main,
+    "report": report.main,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a profile.
+    """Runs a profile, or another of the commands.
 
     Returns:
-        0 if everything was timed and the example ran, otherwise pytest's or the example's status.
+        0 if everything was timed and the examples ran, otherwise pytest's or an example's status.
     """
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="default")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "out")
-    options = parser.parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in _COMMANDS:
+        status = _COMMANDS[arguments[0]](arguments[1:])
+        return status if isinstance(status, int) else 0
+    options = _parser().parse_args(arguments)
+    profile = PROFILES[options.profile]
     options.out.mkdir(parents=True, exist_ok=True)
-    results, digits = options.out / "benchmark.json", options.out / "digits.json"
-    for stale in (results, digits):
-        stale.unlink(missing_ok=True)
+    results = options.out / "benchmark.json"
+    stale = [results, *options.out.glob("example-*.json")]
+    for path in [results] if options.resume else stale:
+        path.unlink(missing_ok=True)
 
     # Its own handle on the terminal, because pytest captures the usual one while a test runs.
     console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
@@ -93,22 +65,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [
                 str(ROOT / "bench"),
                 f"--rootdir={ROOT}",
-                "--bench-profile",
-                options.profile,
+                f"--bench-profile={options.profile}",
+                *(
+                    f"--bench-{name}={value}"
+                    for name in ("op", "size", "dtype", "device", "provider")
+                    for value in getattr(options, name)
+                ),
+                # Its ceilings belong to every run.
+                *([f"--bench-op={MACHINE}"] if options.op else []),
+                f"--bench-journal={options.out / 'journal.jsonl'}",
+                *(["--bench-resume"] if options.resume else []),
+                f"--bench-arguments={' '.join(_arguments(options))}",
                 f"--benchmark-json={results}",
                 "--benchmark-quiet",
                 # Its place is taken by the progress; the project's addopts would need it.
                 "-pno:terminal",
                 "-oaddopts=",
                 "-pno:cacheprovider",
+                # It warns where nothing was timed; that is said below.
+                "-Wignore::pytest_benchmark.logger.PytestBenchmarkWarning",
             ],
             plugins=[LiveProgress(console)],
         )
     )
+    if status == pytest.ExitCode.USAGE_ERROR:
+        return status
     if status == pytest.ExitCode.INTERRUPTED:
-        console.print("interrupted: reporting what was measured")
-    else:
-        status = status or _train(digits, PROFILES[options.profile].epochs)
+        again = " ".join(["python -m bench", *_arguments(options), "--resume"])
+        console.print(
+            f"interrupted: reporting what was measured; to go on: {again}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif not (options.op or options.no_examples):
+        status = status or _train(options.out, profile, options.resume)
     if not results.exists():
         console.print("nothing was timed, so there is nothing to report")
         return status or 1
@@ -118,19 +108,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _train(result: Path, epochs: int) -> int:
-    # Its own process: training has other memory and threads than what was just timed left behind.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--profile", choices=list(PROFILES), default="default", help=_PROFILES_HELP)
+    by_name = {
+        "op": "as in dropout",
+        "size": "as in 16M, also beyond the profile's sizes",
+        "dtype": "as in bfloat16, also beyond the profile's",
+        "device": "cpu or cuda; default: all there are",
+        "provider": "as in eager; default: all that are installed",
+    }
+    for name, example in by_name.items():
+        parser.add_argument(
+            f"--{name}", nargs="+", action="extend", default=[], metavar=name.upper(), help=example
+        )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "bench" / "out",
+        help="folder to write to; default: bench/out",
+    )
+    parser.add_argument("--resume", action="store_true", help="keep what is measured there already")
+    parser.add_argument(
+        "--no-examples", action="store_true", help="train nothing; so it is where ops are chosen"
+    )
+    return parser
+
+
+def _arguments(options: argparse.Namespace) -> list[str]:
+    """Those that decide what is timed, as they can be given again."""
+    result = [f"--profile={options.profile}"]
+    for name in ("op", "size", "dtype", "device", "provider"):
+        values = getattr(options, name)
+        result += [f"--{name}", *values] if values else []
+    return result + (["--no-examples"] if options.no_examples else [])
+
+
+def _train(out: Path, profile: Profile, resume: bool) -> int:
+    """Runs the examples; each in a process, for its own memory and threads."""
     search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "examples" / "digits.py"),
-            f"--epochs={epochs}",
-            f"--json={result}",
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
-        check=False,
-    ).returncode
+    status = 0
+    for name, arguments in profile.examples.items():
+        result = out / f"example-{name}.json"
+        if resume and result.exists():
+            continue
+        script = ROOT / "examples" / f"{name}.py"
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments, f"--json={result}"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+            check=False,
+        )
+        status = status or done.returncode
+    return status
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ measures all its providers and directions in turns, the others replay what was r
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from bench.journal import Journal
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
 from bench.profiles import PROFILES, AnyPoint, Profile, Selection
+from bench.summary import MACHINE
 from bench.timing import replay_timer
 from bench.verify import Law
 from regops.testing import Direction
@@ -70,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOT_TIMED] = []
     config.stash[_PATIENCE] = Patience()
     config.stash[_LOAD] = os.getloadavg()[0]
-    config.stash[_OFFERED] = {name: set() for name in _BY_NAME}
+    config.stash[_OFFERED] = {"ops": set(), "sizes": set(), "providers": set()}
     config.stash[_JOURNAL] = Journal(
         config.getoption("--bench-journal"),
         _profile(config).name,
@@ -81,7 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     spec = metafunc.module.spec
-    selection = _selection(config)
+    selection = selection_of(config)
     points = list(_profile(config).points(spec, selection))
     places = [
         Place(point, direction, provider)
@@ -101,15 +102,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drops what pytest makes of an op with nothing to time; refuses names that nothing has."""
-    selection = _selection(config)
-    for name, offered in config.stash[_OFFERED].items():
-        unknown = set(getattr(selection, name)) - offered
-        if offered and unknown:
-            raise pytest.UsageError(
-                f"no benchmark has the {_BY_NAME[name][0]} {', '.join(sorted(unknown))}; "
-                f"there are: {', '.join(sorted(offered))}"
-            )
     items[:] = [item for item in items if isinstance(item.callspec.params.get("place"), Place)]
+    # What all rows are read by comes first: an interrupted run has it, too.
+    items.sort(key=lambda item: item.callspec.params["place"].point.op != MACHINE)
+    selection = selection_of(config)
+    refuse_unknown(selection, config.stash[_OFFERED])
+    ops = {item.callspec.params["place"].point.op for item in items}
+    if selection.ops and not ops & (set(selection.ops) - {MACHINE} or {MACHINE}):
+        raise pytest.UsageError("nothing to time: what is asked for has no size or type in common")
+
+
+def refuse_unknown(selection: Selection, offered: Mapping[str, Collection[str]]) -> None:
+    """Raises UsageError where a name is none of those that benchmarks have.
+
+    Args:
+        selection: What was asked for.
+        offered: What there is, by field of the selection.
+    """
+    for field, names in offered.items():
+        unknown = set(getattr(selection, field)) - set(names)
+        if unknown:
+            raise pytest.UsageError(
+                f"no benchmark has the {_BY_NAME[field][0]} {', '.join(sorted(unknown))}; "
+                f"there are: {', '.join(sorted(names))}"
+            )
 
 
 @pytest.fixture
@@ -122,7 +138,7 @@ def replay(request: pytest.FixtureRequest, place: Place) -> Callable[[], None]:
         if absent:
             pytest.skip(absent)
         outcome = _outcome(request.config, place, law)
-        if outcome.wrong or outcome.error:
+        if not outcome.right:
             why = "wrong" if outcome.wrong else "failed"
             reason = outcome.wrong or outcome.error or ""
             request.config.stash[_NOT_TIMED].append(
@@ -166,7 +182,12 @@ def _profile(config: pytest.Config) -> Profile:
     return PROFILES[config.getoption("--bench-profile")]
 
 
-def _selection(config: pytest.Config) -> Selection:
+def selection_of(config: pytest.Config) -> Selection:
+    """What the options ask for by name.
+
+    Raises:
+        pytest.UsageError: No such type or device.
+    """
     asked = {
         name: tuple(config.getoption(f"--bench-{option}")) for name, (option, _) in _BY_NAME.items()
     }
@@ -174,8 +195,10 @@ def _selection(config: pytest.Config) -> Selection:
         if not isinstance(getattr(torch, name, None), torch.dtype):
             raise pytest.UsageError(f"torch has no dtype {name}")
     for name in asked["devices"]:
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise pytest.UsageError(f"no device {name}: this torch sees no GPU")
+        kind, _, index = name.partition(":")
+        there = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
+        if not (index or "0").isdecimal() or int(index or "0") >= there:
+            raise pytest.UsageError(f"no device {name} here")
     available = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     asked["devices"] = asked["devices"] or available
     return Selection(**asked)
@@ -188,7 +211,7 @@ def _absent(point: AnyPoint, provider: str) -> str | None:
 
 def _outcome(config: pytest.Config, place: Place, law: Law | None) -> Outcome:
     point, journal = place.point, config.stash[_JOURNAL]
-    chosen = _selection(config).providers
+    chosen = selection_of(config).providers
     present = [
         name
         for name in point.providers

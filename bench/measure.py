@@ -50,6 +50,11 @@ class Outcome:
     probes: dict[Direction, float] = field(default_factory=dict)
     memory: Memory | None = None
 
+    @property
+    def right(self) -> bool:
+        """Whether it was timed."""
+        return self.wrong is None and self.error is None
+
 
 def measure(
     point: AnyPoint,

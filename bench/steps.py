@@ -73,6 +73,11 @@ class StepPoint:
         return (*names, self.ceiling, *self.peers)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.case.dtype
+
+    @property
     def size(self) -> str:
         """As in "16M-clip"."""
         return self.case.name
@@ -91,8 +96,8 @@ class StepPoint:
 
     @property
     def dtype_name(self) -> str:
-        """Of the parameters, as in "float32"."""
-        return str(self.case.dtype).removeprefix("torch.")
+        """As in "float32"."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
-from bench.profiles import Profile
 from bench.providers import Point
 from regops.testing import BenchCase, OpSpec, Tolerance
-
-QUICK = Profile("quick", (torch.float32,), 1, {"cpu": 1 << 20}, 0.01, 3, 1)
+from tests.bench_profile import QUICK
 
 
 def squares(x: Tensor, scale: Tensor) -> Tensor:
@@ -53,7 +51,7 @@ def loss_outcome(provider: str, dtype: torch.dtype = torch.float32, **changed: A
 @pytest.mark.parametrize("provider", ["eager", "compile", "regops", "copy"])
 def test_a_loss_is_timed_in_its_own_directions(provider: str) -> None:
     outcome = loss_outcome(provider)
-    assert outcome.error is None
+    assert outcome.right
     assert set(outcome.recorded) == {"full", "inference"}
 
 
@@ -99,17 +97,17 @@ def wrong_for(what: str) -> Callable[[Tensor, Tensor], Tensor]:
 def test_a_wrong_loss_is_not_timed(what: str, message: str | None) -> None:
     outcome = loss_outcome("regops", functional=wrong_for(what))
     if message is None:
-        assert outcome.error is None
+        assert outcome.right
     else:
-        assert message in str(outcome.error)
+        assert message in str(outcome.wrong)
 
 
 def test_other_libraries_are_granted_their_roundings() -> None:
     def rounded(x: Tensor, scale: Tensor) -> Tensor:
         return 1.01 * squares(x, scale)
 
-    assert loss_outcome("eager", eager=rounded).error is None
-    assert "differs" in str(loss_outcome("regops", functional=rounded).error)
+    assert loss_outcome("eager", eager=rounded).right
+    assert "differs" in str(loss_outcome("regops", functional=rounded).wrong)
 
 
 def test_the_reference_is_in_float64_unless_the_op_must_equal_it() -> None:

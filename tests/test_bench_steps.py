@@ -12,15 +12,14 @@ import torch
 from bench import providers, step_providers
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
-from bench.profiles import Profile
 from bench.providers import Peer
 from bench.step_providers import stream_lists
 from bench.steps import FLOAT_STATES, StepPoint, Workload
 from bench.verify import verify_stream
 from regops import _C
 from regops.testing import StepBenchCase, step_specs
+from tests.bench_profile import QUICK
 
-QUICK = Profile("quick", (torch.float32,), 1, {"cpu": 1 << 20}, 0.01, 3, 1)
 SHAPES = ((33, 65), (), (7,))
 
 
@@ -49,14 +48,14 @@ def test_all_are_right_and_timed(point: StepPoint) -> None:
     present = [name for name in point.providers if name not in point.peers]
     assert {"eager", "foreach", "fused", "regops", "stream"} <= set(present)
     for name, outcome in measure(point, present, QUICK, None, Patience(0)).items():
-        assert outcome.error is None, outcome.error
+        assert outcome.right, outcome
         assert set(outcome.recorded) == {"step"}
         assert (outcome.memory is None) == (name == "stream")
 
 
 def test_one_parameter_is_compiled_too() -> None:
     case = dataclasses.replace(of_rule("adamw")[0], shapes=((64,),))
-    assert outcome_of(point_of("adamw", case), "compile").error is None
+    assert outcome_of(point_of("adamw", case), "compile").right
 
 
 def test_float_moments_are_timed_beside_those_of_bfloat16() -> None:
@@ -96,7 +95,7 @@ def test_a_step_that_forgets_something_is_not_timed(
     monkeypatch.setitem(step_providers.REGOPS, "adamw", wrong)
     outcome = outcome_of(EVERYTHING, "regops")
     assert outcome.recorded == {}
-    assert message in str(outcome.error)
+    assert message in str(outcome.wrong)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -109,7 +108,7 @@ def test_a_peer_is_verified_by_its_parameters(monkeypatch: pytest.MonkeyPatch, r
     monkeypatch.setattr(providers, "PEERS", peers)
     monkeypatch.setattr("bench.steps.PEERS", peers)
     assert "other" in EVERYTHING.providers
-    assert (outcome_of(EVERYTHING, "other").error is None) == right
+    assert (outcome_of(EVERYTHING, "other").wrong is None) == right
 
 
 # ---- the ceiling ----
