@@ -47,12 +47,17 @@ class Verdict:
         return f"{self.measured:.4g}{self.threshold.unit}{' (!)' if self.marked else ''}"
 
 
+def usual(summary: Summary) -> list[Row]:
+    """The rows that were timed as users run them."""
+    threads = summary.machine["threads"]
+    return [row for row in summary.rows if row.threads == threads and row.launch == "calls"]
+
+
 def judge(summary: Summary, thresholds: Sequence[Threshold] = THRESHOLDS) -> Iterator[Verdict]:
     """Every threshold on every row that it holds for and that was timed."""
     for threshold in thresholds:
-        for row in summary.rows:
-            usual = row.threads == summary.machine["threads"] and row.launch == "calls"
-            measured = threshold.measured(row) if usual and threshold.matches(row) else None
+        for row in usual(summary):
+            measured = threshold.measured(row) if threshold.matches(row) else None
             if measured is not None:
                 yield Verdict(threshold, row, measured)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from bench.check import Verdict, judge
+from bench.check import Verdict, judge, usual
 from bench.run_files import described, run_file
 from bench.summary import Row, Summary
 
@@ -40,18 +40,15 @@ class Pick:
 
     def rows(self, summary: Summary, device: str) -> Iterator[Row]:
         """Those of the run's that were timed as users run them."""
-        usual = {
+        timed = {
             (row.op, row.direction, row.dtype, row.size): row
-            for row in summary.rows
-            if row.threads == summary.machine["threads"]
-            and row.launch == "calls"
-            and row.device.split(":")[0] == device
-            and "regops" in row.median
+            for row in usual(summary)
+            if row.device.split(":")[0] == device and "regops" in row.median
         }
         for size, dtype, direction in product(
             self.sizes.get(device, ()), self.dtypes, self.directions
         ):
-            row = usual.get((self.op, direction, dtype, size))
+            row = timed.get((self.op, direction, dtype, size))
             if row:
                 yield row
 
