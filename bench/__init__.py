@@ -11,5 +11,7 @@ the order in which a run passes through them:
   `memory`: what forward keeps for backward;
 - `measure`: all of that for one op, dtype and size; `conftest`: hands it to pytest-benchmark;
 - `summary`, `plots`, `report`: from pytest-benchmark's JSON to tables and a page; they never time;
-- `check`: the thresholds that a run must meet.
+- `thresholds`, `check`: the goals that a run must meet, and which it does;
+- `moves`, `compare`: what moved from one run to another beyond noise;
+- `readme`: the README's figures, of the committed runs.
 """
