@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import check, report
+from bench import check, compare, readme, report
 from bench.profiles import PROFILES, Profile
 from bench.progress import LiveProgress
 from bench.summary import MACHINE
@@ -36,6 +36,8 @@ sizes that fit. Default: %(default)s"""
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], object]] = {
     "check": check.main,
+    "compare": compare.main,
+    "readme": readme.main,
     "report": report.main,
 }
 
