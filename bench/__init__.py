@@ -14,5 +14,7 @@ the order in which a run passes through them:
 - `rows`, `headlines`, `fits`: who is compared with whom, what it comes to, and what calls cost;
 - `report`: writes it all, and never times: `page` with `cells`, `plots`, `svg`, `palette` and
   `templates/`; `markdown`; `tables` for a terminal; `wording` for all of them;
-- `check`: the thresholds that a run must meet.
+- `thresholds`, `check`: the goals that a run must meet, and which it does;
+- `moves`, `compare`: what moved from one run to another beyond noise;
+- `readme`: the README's figures, of the committed runs.
 """

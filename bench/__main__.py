@@ -23,12 +23,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import check, report
+from bench import check, compare, readme, report
 from bench.profiles import PROFILES, Profile
 from bench.progress import LiveProgress
 from bench.summary import MACHINE
 
 ROOT = Path(__file__).parent.parent
+OUT = ROOT / "bench" / "out"
 
 _PROFILES_HELP = """smoke: does everything work? float32, small, half a minute. default: float32 and
 bfloat16, up to 16M elements on a CPU, a quarter of an hour. full: float16 too, longer, and all
@@ -36,6 +37,8 @@ sizes that fit. Default: %(default)s"""
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], object]] = {
     "check": check.main,
+    "compare": compare.main,
+    "readme": readme.main,
     "report": report.main,
 }
 
@@ -91,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == pytest.ExitCode.USAGE_ERROR:
         return status
     if status == pytest.ExitCode.INTERRUPTED:
-        again = " ".join(["python -m bench", *_arguments(options), "--resume"])
+        place = [] if options.out == OUT else [f"--out={options.out}"]
+        again = " ".join(["python -m bench", *_arguments(options), *place, "--resume"])
         console.print(
             f"interrupted: reporting what was measured; to go on: {again}",
             highlight=False,
@@ -129,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         type=Path,
-        default=ROOT / "bench" / "out",
+        default=OUT,
         help="folder to write to; default: bench/out",
     )
     parser.add_argument("--resume", action="store_true", help="keep what is measured there already")

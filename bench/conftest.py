@@ -205,6 +205,8 @@ def selection_of(config: pytest.Config) -> Selection:
 
 
 def _absent(point: AnyPoint, provider: str) -> str | None:
+    if point.too_large:
+        return f"{point.op} {point.size}, {point.device}: {point.too_large}"
     peer = point.peers.get(provider)
     return f"{provider}: {peer.module} is not importable" if peer and not peer.importable else None
 
@@ -220,10 +222,7 @@ def _outcome(config: pytest.Config, place: Place, law: Law | None) -> Outcome:
     key = point.group("+".join(point.directions))
     outcomes = journal.find(key, present)
     if outcomes is None:
-        if point.too_large:
-            outcomes = {name: Outcome(error=point.too_large) for name in present}
-        else:
-            outcomes = measure(point, present, _profile(config), law, config.stash[_PATIENCE])
+        outcomes = measure(point, present, _profile(config), law, config.stash[_PATIENCE])
         journal.add(key, outcomes)
     return outcomes[place.provider]
 

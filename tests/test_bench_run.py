@@ -251,7 +251,7 @@ def test_an_interrupted_run_reports_and_goes_on(tmp_path: Path) -> None:
     measured = journal.read_text().splitlines()
     first = read(tmp_path / "summary.json")
     assert "interrupted" in said
-    assert "--resume" in said
+    assert f"--out={tmp_path} --resume" in said
     assert len(first.rows) + len(first.ceilings) >= 1
 
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, check=False)
