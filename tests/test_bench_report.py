@@ -296,6 +296,20 @@ def test_the_page_of_an_empty_run_says_so() -> None:
     assert "None was looked for in this run" in page
 
 
+@pytest.mark.parametrize("provider", ["regops", "eager", "copy", "optimi", "nobody"])
+def test_a_run_of_one_provider_is_reported(provider: str, tmp_path: Path) -> None:
+    rows = [dropout()[0], *steps(), loss()]
+    for each in rows:
+        for kind in (each.median, each.low, each.high, each.peak, each.state, each.full_peak):
+            for name in kind.keys() - {provider}:
+                del kind[name]
+    run = summary(*rows)
+    assert "nothing to compare with" in html(run)
+    assert markdown(run).count("## ") >= 3
+    assert tables(run)
+    report.save_figures(run, tmp_path)
+
+
 def test_the_terminals_tables_fit_100_columns(run: Summary) -> None:
     console = Console(width=100, file=io.StringIO())
     for table in tables(run):
