@@ -12,8 +12,8 @@ the order in which a run passes through them:
 - `measure`: all of that for one op, dtype and size; `conftest`: hands it to pytest-benchmark;
 - `summary`: from pytest-benchmark's JSON to the figures of a run;
 - `rows`, `headlines`, `fits`: who is compared with whom, what it comes to, and what calls cost;
-- `report`: writes it all, and never times: `page` with `cells`, `plots`, `svg`, `palette` and
-  `templates/`; `markdown`; `tables` for a terminal; `wording` for all of them;
+- `report`: writes it all, and never times: `page` with `cells`, `scaling`, `plots`, `svg`,
+  `palette` and `templates/`; `overview`; `markdown`; `tables` for a terminal; `wording` of all;
 - `thresholds`, `check`: the goals that a run must meet, and which it does;
 - `moves`, `compare`: what moved from one run to another beyond noise;
 - `readme`: the README's figures, of the committed runs.

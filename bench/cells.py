@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.fits import Fit
-from bench.rows import OWN, grouped, is_usual, providers, standing, timed
+from bench.rows import OWN, grouped, providers, standing
 from bench.summary import CEILINGS, Row, Summary
 from bench.wording import (
     CACHE,
@@ -21,9 +20,6 @@ from bench.wording import (
     spread,
     times,
 )
-
-# A misfit beyond which costs say little.
-POOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,15 +60,15 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
 
 
-_EMPTY = Cell(NOTHING)
-_WHAT = [
+EMPTY = Cell(NOTHING)
+WHAT = [
     Column("size", number=False),
     Column("direction", number=False, choice=True),
     Column("dtype", number=False, choice=True),
 ]
 
 
-def _narrowed(table: Table) -> Table:
+def narrowed(table: Table) -> Table:
     """Without the choices that are no choice; the caption says what all rows have in common."""
     kept, common = [], []
     for index, column in enumerate(table.columns):
@@ -94,9 +90,9 @@ def comparisons(summary: Summary, name: str, rows: Sequence[Row]) -> Table:
     rivals = [each for each in providers(rows) if each not in (*OWN[:1], *CEILINGS)]
     table = Table(
         f"{name}-times",
-        f"{_title(rows)}: times",
+        f"{title(rows)}: times",
         [
-            *_WHAT,
+            *WHAT,
             Column("buffers", number=False, choice=True),
             Column("regops"),
             *(Column(f"vs {rival}") for rival in rivals),
@@ -109,16 +105,16 @@ def comparisons(summary: Summary, name: str, rows: Sequence[Row]) -> Table:
         over = row.over_ceiling()
         table.rows.append(
             [
-                *_what(row),
+                *what(row),
                 Cell(CACHE[row.cache], sort=row.cache),
                 _own(row),
                 *(_rival(row, rival) for rival in rivals),
                 _ceiling(row),
-                Cell(percent(1 / over), sort=1 / over) if over else _EMPTY,
+                Cell(percent(1 / over), sort=1 / over) if over else EMPTY,
                 Cell("", code=command(row, summary.profile)),
             ]
         )
-    return _narrowed(table)
+    return narrowed(table)
 
 
 def memories(name: str, rows: Sequence[Row]) -> Table | None:
@@ -131,119 +127,21 @@ def memories(name: str, rows: Sequence[Row]) -> Table | None:
         return None
     names = [each for each in providers(kept) if any(each in row.peak for row in kept)]
     step = kept[0].direction == "step"
-    what = "a step"
+    peak = "a step"
     if not step:
-        what = (
+        peak = (
             "forward; in small, what is kept for backward besides the output, and the peak of both"
         )
     table = Table(
         f"{name}-memory",
-        f"{_title(rows)}: memory beyond the inputs at the peak of {what}",
-        [_WHAT[0], _WHAT[2], *(Column(each) for each in names)],
-        [
-            [_size(row), _what(row)[2], *(_memory(row, each, step) for each in names)]
-            for row in kept
-        ],
+        f"{title(rows)}: memory beyond the inputs at the peak of {peak}",
+        [WHAT[0], WHAT[2], *(Column(each) for each in names)],
+        [[_size(row), what(row)[2], *(_memory(row, each, step) for each in names)] for row in kept],
     )
-    return _narrowed(table)
+    return narrowed(table)
 
 
-def settings(summary: Summary, name: str, rows: Sequence[Row]) -> list[Table]:
-    """Fewer threads, and replays of graphs, beside the same rows as they are usually timed."""
-    tables = []
-    groups = grouped(rows, "direction", "dtype", "size")
-    for launch, what in (("calls", "fewer threads"), ("graph", "calls and replays of CUDA graphs")):
-        shown = []
-        for group in groups:
-            usual = [row for row in group if is_usual(summary, row)]
-            other = [row for row in group if row.launch == launch and row not in usual]
-            if other:
-                # From the slow to the fast: few threads first, and calls before their replay.
-                order = sorted(other, key=lambda row: row.threads)
-                shown.append([*order, *usual] if launch == "calls" else [*usual, *order])
-        if not shown:
-            continue
-        names = timed(row for group in shown for row in group)
-        setting = Column("threads" if launch == "calls" else "launch", number=launch == "calls")
-        table = Table(
-            f"{name}-{setting.heading}",
-            f"{_title(rows)}: {what}; in small, in times of the first row's speed",
-            [*_WHAT, setting, *(Column(each) for each in names)],
-        )
-        for group in shown:
-            for row in group:
-                how = str(row.threads) if launch == "calls" else row.launch
-                cells = (_against(row, group[0], each) for each in names)
-                table.rows.append([*_what(row), Cell(how, sort=row.threads), *cells])
-        tables.append(_narrowed(table))
-    return tables
-
-
-def costs(name: str, fits: Sequence[Fit]) -> Table | None:
-    """What calls and elements cost."""
-    if not fits:
-        return None
-    first = fits[0].first
-    part = "per tensor" if first.direction == "step" else "per row"
-    columns = {
-        "per call": [fit.call for fit in fits],
-        part: [fit.part for fit in fits],
-        "per element in cache": [fit.hot for fit in fits],
-        "per element beyond it": [fit.cold for fit in fits],
-    }
-    kept = {name: values for name, values in columns.items() if any(v is not None for v in values)}
-    table = Table(
-        f"{name}-costs",
-        f"{_title([first])}: costs, read off a fit to all sizes",
-        [
-            Column("provider", number=False, choice=True),
-            *_WHAT[1:],
-            *(Column(heading) for heading in kept),
-            Column("largest misfit"),
-            Column("sizes fitted", number=False),
-        ],
-    )
-    for number, fit in enumerate(fits):
-        poor = "poor fit" if fit.misfit > POOR else ""
-        table.rows.append(
-            [
-                Cell(fit.provider, sort=fit.provider, tone="own" * (fit.provider == "regops")),
-                *_what(fit.first)[1:],
-                *(_cost(values[number]) for values in kept.values()),
-                Cell(f"{fit.misfit:.0%}", poor, sort=fit.misfit, tone="bad" * bool(poor)),
-                Cell(str(len(fit.sizes)), ", ".join(fit.sizes), len(fit.sizes), "wide"),
-            ]
-        )
-    return _narrowed(table)
-
-
-def machine_ceilings(summary: Summary) -> Table | None:
-    """What the machine moves and multiplies."""
-    rows = summary.ceilings
-    if not rows:
-        return None
-    columns = ["what", "device", "dtype", "size", "threads", "median", "rate"]
-    table = Table(
-        "ceilings",
-        "The machine's own: bytes moved and products made with nothing else to do",
-        [Column(each, number=each in ("median", "rate")) for each in columns],
-    )
-    for row in rows:
-        for provider, median in row.median.items():
-            by = row.flops or row.bytes_moved
-            about = [row.device, row.dtype if row.flops else "any", row.size, str(row.threads)]
-            table.rows.append(
-                [
-                    Cell(provider, marks(row)),
-                    *map(Cell, about),
-                    Cell(seconds(median), _spread(row, provider), sort=median),
-                    Cell(rate(row, provider), sort=by / median),
-                ]
-            )
-    return table
-
-
-def _title(rows: Sequence[Row]) -> str:
+def title(rows: Sequence[Row]) -> str:
     return f"{rows[0].op}, {rows[0].device}"
 
 
@@ -251,7 +149,7 @@ def _size(row: Row) -> Cell:
     return Cell(row.size, f"{row.tensors} tensors" if row.tensors > 1 else "", sort=row.numel)
 
 
-def _what(row: Row) -> list[Cell]:
+def what(row: Row) -> list[Cell]:
     size = _size(row)
     if marks(row):
         size = Cell(row.size, marks(row), sort=row.numel, tone="bad")
@@ -264,16 +162,16 @@ def _what(row: Row) -> list[Cell]:
 
 def _own(row: Row) -> Cell:
     if "regops" not in row.median:
-        return _untimed(row, "regops")
+        return untimed(row, "regops")
     return Cell(
-        seconds(row.median["regops"]), _spread(row, "regops"), row.median["regops"], tone="own"
+        seconds(row.median["regops"]), ranged(row, "regops"), row.median["regops"], tone="own"
     )
 
 
 def _rival(row: Row, rival: str) -> Cell:
     if rival not in row.median:
-        return _untimed(row, rival)
-    time = f"{seconds(row.median[rival])} ({_spread(row, rival)})"
+        return untimed(row, rival)
+    time = f"{seconds(row.median[rival])} ({ranged(row, rival)})"
     ratio = row.speedup(rival)
     if ratio is None:
         return Cell(NOTHING, time)
@@ -281,25 +179,25 @@ def _rival(row: Row, rival: str) -> Cell:
     return Cell(times(ratio), time, ratio, "slower" if slower else "")
 
 
-def _untimed(row: Row, provider: str) -> Cell:
+def untimed(row: Row, provider: str) -> Cell:
     if provider in row.wrong:
         return Cell("wrong", row.wrong[provider], tone="bad")
     if provider in row.failed:
         return Cell("not timed", row.failed[provider], tone="bad")
-    return _EMPTY
+    return EMPTY
 
 
 def _ceiling(row: Row) -> Cell:
     name = row.ceiling
     if name not in row.median:
-        return _untimed(row, name)
+        return untimed(row, name)
     by = row.flops if name in ("linear", "matmul") else row.bytes_moved
     return Cell(name, rate(row, name), sort=by / row.median[name])
 
 
 def _memory(row: Row, provider: str, step: bool) -> Cell:
     if provider not in row.peak:
-        return _EMPTY
+        return EMPTY
     peak = row.peak[provider]
     below = (
         ""
@@ -309,20 +207,5 @@ def _memory(row: Row, provider: str, step: bool) -> Cell:
     return Cell(memory(peak), below, peak, "own" if provider == "regops" else "")
 
 
-def _against(row: Row, first: Row, provider: str) -> Cell:
-    if provider not in row.median:
-        return _untimed(row, provider)
-    median = row.median[provider]
-    known = row is not first and provider in first.median
-    below = times(first.median[provider] / median) if known else ""
-    return Cell(seconds(median), below, median, "own" if provider == "regops" else "")
-
-
-def _cost(value: float | None) -> Cell:
-    if value is None:
-        return _EMPTY
-    return Cell(seconds(value) if value else "0", sort=value)
-
-
-def _spread(row: Row, provider: str) -> str:
+def ranged(row: Row, provider: str) -> str:
     return spread(row.low[provider], row.high[provider])

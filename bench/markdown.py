@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench import cells
+from bench import cells, scaling
 from bench.fits import fits
 from bench.headlines import headlines
 from bench.rows import grouped, is_usual
@@ -19,7 +19,7 @@ def markdown(summary: Summary) -> str:
         parts.append(f"## {rows[0].op}, {rows[0].device}")
         parts += [_table(table) for table in _of_op(summary, rows)]
     parts += [*_end_to_end(summary), "## Machine"]
-    ceilings = cells.machine_ceilings(summary)
+    ceilings = scaling.machine_ceilings(summary)
     parts += [_table(ceilings)] if ceilings else []
     parts += _peers(summary)
     return "\n\n".join(parts) + "\n"
@@ -28,12 +28,12 @@ def markdown(summary: Summary) -> str:
 def _of_op(summary: Summary, rows: Sequence[Row]) -> list[cells.Table]:
     usual = [row for row in rows if is_usual(summary, row)]
     if not usual:
-        return cells.settings(summary, "", rows)
+        return scaling.settings(summary, "", rows)
     found = [
         cells.comparisons(summary, "", usual),
         cells.memories("", usual),
-        cells.costs("", fits(usual)),
-        *cells.settings(summary, "", rows),
+        scaling.costs("", fits(usual)),
+        *scaling.settings(summary, "", rows),
     ]
     return [table for table in found if table]
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from bench import cells
+from bench import cells, scaling
 from bench.fits import fits
 from bench.headlines import Headline, headlines
 from bench.palette import COLOURS, Style, styles
@@ -93,7 +93,7 @@ def html(summary: Summary) -> str:
         open_up_to=_OPEN,
         compared=sum(len(each.standings) for each in lines),
         sections=[_section(summary, each) for each in lines],
-        ceilings=cells.machine_ceilings(summary),
+        ceilings=scaling.machine_ceilings(summary),
         examples=[_example(example) for example in summary.end_to_end],
         marks=marks,
         direction=DIRECTION,
@@ -108,7 +108,7 @@ def _section(summary: Summary, headline: Headline) -> Section:
     usual = [each for each in every if is_usual(summary, each)]
     look, name = styles(timed(every)), anchor(row)
     tables = [cells.comparisons(summary, name, usual), cells.memories(name, usual)]
-    scaling = [cells.costs(name, fits(usual)), *cells.settings(summary, name, every)]
+    scaled = [scaling.costs(name, fits(usual)), *scaling.settings(summary, name, every)]
     return Section(
         name,
         row.op if len({each.device for each in summary.rows}) == 1 else f"{row.op}, {row.device}",
@@ -121,7 +121,7 @@ def _section(summary: Summary, headline: Headline) -> Section:
             if any(each.median for each in of_dtype)
         ],
         [table for table in tables if table],
-        [table for table in scaling if table],
+        [table for table in scaled if table],
     )
 
 

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from bench.headlines import headlines
 from bench.markdown import end_to_end_lines, markdown
+from bench.overview import save_overview
 from bench.page import html
-from bench.plots import save_op, save_overview
+from bench.plots import save_op
 from bench.rows import anchor, grouped, usual
 from bench.summary import Summary, read, summarize, write
 from bench.tables import tables

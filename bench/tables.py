@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from bench.cells import POOR
 from bench.fits import fits
 from bench.headlines import headlines
 from bench.rows import grouped, is_usual, usual, usual_way
+from bench.scaling import POOR
 from bench.summary import Row, Summary
 from bench.wording import NOTHING, marks, memory, percent, seconds, times
 

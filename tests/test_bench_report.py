@@ -12,17 +12,17 @@ import pytest
 from rich.console import Console
 
 from bench import report
-from bench.cells import comparisons, costs, memories, settings
-from bench.fits import fits
+from bench.cells import comparisons, memories
 from bench.headlines import headlines
 from bench.markdown import markdown
 from bench.page import html
 from bench.plots import SHARE, TIME, panels
 from bench.rows import best_way, standing, torch_ways, usual
+from bench.scaling import settings
 from bench.summary import Row, Summary, read, write
 from bench.tables import tables
 from bench.wording import command, memory, percent, seconds, times, warnings
-from tests.bench_report_runs import SIZES, dropout, loss, sample, steps
+from tests.bench_report_runs import dropout, loss, sample, steps
 from tests.bench_runs import row, summary
 
 
@@ -69,48 +69,6 @@ def cells_of(table: Any, size: str, direction: str = "") -> dict[str, Any]:
 )
 def test_figures_are_written_to_three_digits(write_as: Any, value: Any, expected: str) -> None:
     assert write_as(value) == expected
-
-
-def test_a_fit_finds_the_costs_that_times_are_made_of() -> None:
-    (fit,) = (
-        fit
-        for fit in fits(dropout())
-        if (fit.provider, fit.first.direction, fit.first.dtype) == ("regops", "full", "float32")
-    )
-    assert fit.call == pytest.approx(2e-6)
-    assert fit.hot == pytest.approx(5e-10)
-    assert fit.cold == pytest.approx(5e-10)
-    assert fit.part is None
-    assert fit.sizes == tuple(SIZES)
-    assert fit.misfit == pytest.approx(0, abs=1e-6)
-
-
-def test_a_fit_tells_tensors_from_elements_and_leaves_options_out() -> None:
-    found = {fit.provider: fit for fit in fits(steps())}
-    assert found["regops"].part == pytest.approx(1e-7)
-    assert found["regops"].call == pytest.approx(1e-6)
-    assert found["eager"].part == pytest.approx(2e-5)
-    assert "16M-clip" not in found["regops"].sizes
-    # Of lists alone no one can tell which is which.
-    assert not fits([each for each in steps() if each.tensors > 1 or "x" in each.size])
-
-
-def test_a_fit_has_no_negative_costs_and_says_how_far_it_is_off() -> None:
-    rows = dropout()[:5]
-    for each in rows:
-        each.median = {"regops": 1e-3 / each.numel}  # the larger, the faster
-    (fit,) = fits(rows)
-    assert min(fit.call, fit.hot or 0.0, fit.cold or 0.0) >= 0
-    assert fit.misfit > 0.5
-    table = costs("dropout", [fit])
-    assert table is not None
-    assert "poor fit" in str(table.rows)
-
-
-def test_nothing_is_fitted_to_as_many_sizes_as_there_are_costs() -> None:
-    rows = [each for each in dropout() if each.size in ("64", "4k", "16M")]
-    assert fits(rows) == []
-    assert fits([loss()]) == []
 
 
 def test_the_headline_is_of_the_largest_size_that_no_cache_holds(run: Summary) -> None:
