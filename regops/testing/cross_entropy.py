@@ -246,6 +246,8 @@ spec = OpSpec(
         BenchCase("4096x1000", (4096, 1000), _BENCHED, in_cache=True),
         BenchCase("64x128256", (64, 128256), _BENCHED),
         BenchCase("512x32768", (512, 32768), _BENCHED, scaling=True),
+        # As of language models, and where other libraries have no smoothing.
+        BenchCase("512x32768-plain", (512, 32768)),
     ),
     tolerance=_tolerances(),
     bytes_moved=_bytes_moved,

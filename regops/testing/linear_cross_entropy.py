@@ -130,6 +130,11 @@ spec = OpSpec(
             {"classes": 32768, "label_smoothing": 0.1},
             ceiling="matmul",
         ),
+        # As of language models, and where other libraries have neither bias nor smoothing.
+        BenchCase(
+            "1024x64x1000-plain", (1024, 64), {"classes": 1000}, in_cache=True, ceiling="matmul"
+        ),
+        BenchCase("4096x512x32768-plain", (4096, 512), {"classes": 32768}, ceiling="matmul"),
     ),
     tolerance=_tolerances(8, _LOGITS),
     bytes_moved=_bytes_moved,
