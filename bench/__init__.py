@@ -6,7 +6,8 @@ say what is stepped, by whom, and what is right: it writes many tensors and retu
 `python -m bench` times, writes `bench/out/` and reports; `pytest bench` times only. The parts, in
 the order in which a run passes through them:
 
-- `profiles`: how much to time; `providers`: what; `verify`: that it is right before it is timed;
+- `profiles`: how much to time; `providers`: what; `peers`: other libraries, `libraries`: which of
+  them are there; `verify`: that it is right before it is timed;
 - `timing`: rounds in which the providers take turns; `neighbours`: whether others were busy then;
   `memory`: what forward keeps for backward;
 - `measure`: all of that for one op, dtype and size; `conftest`: hands it to pytest-benchmark;

@@ -17,6 +17,7 @@ import torch
 
 import regops
 from bench.journal import Journal
+from bench.libraries import absence
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
 from bench.profiles import PROFILES, AnyPoint, Profile, Selection
@@ -208,7 +209,7 @@ def _absent(point: AnyPoint, provider: str) -> str | None:
     if point.too_large:
         return f"{point.op} {point.size}, {point.device}: {point.too_large}"
     peer = point.peers.get(provider)
-    return f"{provider}: {peer.module} is not importable" if peer and not peer.importable else None
+    return absence(provider, peer) if peer else None
 
 
 def _outcome(config: pytest.Config, place: Place, law: Law | None) -> Outcome:

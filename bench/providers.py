@@ -6,9 +6,7 @@ a ceiling, as the copy is, and no rival.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +15,14 @@ import torch._functorch.config
 import torch._inductor.config
 from torch import Tensor
 
+from bench.libraries import Arguments, Call, Peer, peers_on
+from bench.peers import PEERS
 from bench.setting import USUAL, Setting, cache_state, lacking
 from bench.timing import Run
 from regops import _C
 from regops.testing import BenchCase, Direction, OpSpec, differentiated, make_input
 
 BUILT_IN = ("eager", "compile", "regops", "copy")
-
-Call = Callable[[Tensor], Tensor]
-Arguments = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,8 @@ class Point:
 
     @property
     def peers(self) -> Mapping[str, Peer]:
-        """Other libraries that have the op on this device."""
-        return peers_on(self.device, PEERS.get(self.op, {}))
+        """Other libraries that have the op, and all of its options, on this device."""
+        return peers_on(self.device, PEERS.get(self.op, {}), self.case.kwargs)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -127,64 +124,6 @@ class Point:
         return self.setting.group(
             self.spec.name, direction, self.dtype_name, self.case.name, self.device
         )
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another library's version of an op.
-
-    Attributes:
-        module: What must be importable; where it is not, the report names the peer as absent.
-        devices: Kinds of device that it runs on.
-        build: Imports the library itself. Of an op, from a `Point` and the op's arguments: the
-            function to time, of the input alone. Of a step, from parameters and the step's
-            arguments: the optimizer.
-    """
-
-    module: str
-    devices: tuple[str, ...]
-    build: Callable[..., Any]
-
-    @property
-    def importable(self) -> bool:
-        """Whether the library is installed."""
-        return importlib.util.find_spec(self.module) is not None
-
-
-def _optimizer(module: str, name: str, **fixed: Any) -> Callable[..., torch.optim.Optimizer]:
-    def build(params: list[Tensor], arguments: Arguments) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = getattr(importlib.import_module(module), name)(
-            params, **arguments, **fixed
-        )
-        return made
-
-    return build
-
-
-# By op, then by the name that the report prints. A peer is verified by the same rule as torch's op
-# before it is timed, an optimizer by its parameters alone, for its state is its own. None yet for
-# dropout: it takes a library whose dropout can be called beside torch's in one process and has a
-# backward of its own. Not torchao's optimizers: they keep moments of 8 bits and fewer, which is
-# other work.
-PEERS: dict[str, dict[str, Peer]] = {
-    "adamw": {
-        "deepspeed": Peer(
-            "deepspeed",
-            ("cpu",),
-            _optimizer("deepspeed.ops.adam", "DeepSpeedCPUAdam", adamw_mode=True),
-        ),
-        "optimi": Peer("optimi", ("cpu", "cuda"), _optimizer("optimi", "AdamW", eps=1e-8)),
-        "bitsandbytes": Peer(
-            "bitsandbytes", ("cuda",), _optimizer("bitsandbytes.optim", "AdamW", optim_bits=32)
-        ),
-    }
-}
-
-
-def peers_on(device: str, peers: Mapping[str, Peer]) -> dict[str, Peer]:
-    """Those that run on a device."""
-    kind = torch.device(device).type
-    return {name: peer for name, peer in peers.items() if kind in peer.devices}
 
 
 def replayed(run: Run) -> Run:

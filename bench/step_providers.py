@@ -57,7 +57,7 @@ def build(name: str, point: StepPoint, work: Workload) -> Stepper:
         return _regops(point, work, state_dtype)
     if name in point.peers:
         optimizer = point.peers[name].build(work.params, _rule(point.case.kwargs))
-        return _by_hand(point, work, optimizer, foreach=True, states=False)
+        return _by_hand(point, work, optimizer, foreach=True, peer=True)
     rule = _rule(point.case.kwargs)
     if point.op == "sgdw":
         del rule["weight_decay"]  # decoupled, so by hand
@@ -100,7 +100,7 @@ def _by_hand(
     work: Workload,
     optimizer: torch.optim.Optimizer,
     foreach: bool,
-    states: bool = True,
+    peer: bool = False,
 ) -> Stepper:
     """An optimizer's step and around it, in user code, what it does not do itself.
 
@@ -109,7 +109,7 @@ def _by_hand(
         work: To step.
         optimizer: Of the work's masters, or of its parameters.
         foreach: For all tensors in one call, or one after the other.
-        states: Whether its state is what the reference has under the same names.
+        peer: Whether it is another library's, which decays by itself and has states of its own.
     """
     options = point.case.kwargs
     params, grads = _data(work.params), [_grad(param) for param in work.params]
@@ -120,7 +120,7 @@ def _by_hand(
         parts.append(lambda: clip_grad_norm_(work.params, limit, foreach=foreach))
     if work.masters:
         parts.append(lambda: torch._foreach_copy_([_grad(one) for one in work.masters], grads))
-    if point.op == "sgdw":
+    if point.op == "sgdw" and not peer:
         factor = 1.0 - options["lr"] * options["weight_decay"]
         parts.append(
             (lambda: torch._foreach_mul_(_data(stepped), factor))
@@ -141,8 +141,9 @@ def _by_hand(
             else lambda: [ema.lerp_(one, weight) for ema, one in zip(emas, params, strict=True)]
         )
     if options.get("zero_grad"):
-        parts.append(lambda: optimizer.zero_grad(set_to_none=False))
-    if states:
+        # torch's own, for apex's takes no such argument.
+        parts.append(lambda: torch.optim.Optimizer.zero_grad(optimizer, set_to_none=False))
+    if not peer:
         for name in state_names(point):
             written[name] = [optimizer.state[one][name] for one in stepped]
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.providers import PEERS, Peer, peers_on
+from bench.libraries import Peer, peers_on
+from bench.peers import PEERS
 from bench.setting import USUAL, Setting, cache_state, lacking
 from regops.testing import Direction, StepBenchCase, StepCall, StepSpec, make_call
 
@@ -58,7 +59,8 @@ class StepPoint:
     def peers(self) -> Mapping[str, Peer]:
         """Other libraries that do this step on this device."""
         float_only = self.case.dtype == torch.float32 and self.case.state_dtype is None
-        return peers_on(self.device, PEERS.get(self.op, {})) if float_only else {}
+        peers = PEERS.get(self.op, {}) if float_only else {}
+        return peers_on(self.device, peers, self.case.kwargs)
 
     @property
     def providers(self) -> tuple[str, ...]:
