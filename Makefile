@@ -6,7 +6,7 @@ TEST_JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: bench test browser bench-check check format build setup clean
+.PHONY: bench test browser bench-check bench-peers check format build setup clean
 
 bench: build  ## time regops against PyTorch and write the report
 	$(BIN)/python -m bench
@@ -22,6 +22,9 @@ browser: setup  ## a Chromium for the tests of the report's page, unless there i
 
 bench-check: build  ## fail unless the last benchmark's ratios meet the goals
 	$(BIN)/python -m bench.check
+
+bench-peers: setup  ## install the other libraries that this machine can run, for bench
+	$(BIN)/python -m bench.install_peers
 
 check: setup  ## format, lint and types, as CI runs them
 	$(BIN)/pre-commit run --all-files
