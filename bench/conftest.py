@@ -20,6 +20,7 @@ from bench.journal import Journal
 from bench.libraries import absence
 from bench.measure import Outcome, measure
 from bench.neighbours import Patience
+from bench.peers import peer_facts
 from bench.profiles import PROFILES, AnyPoint, Profile, Selection
 from bench.summary import MACHINE
 from bench.timing import replay_timer
@@ -174,7 +175,7 @@ def pytest_benchmark_update_json(
         "arguments": arguments.split() if arguments else [f"--profile={profile.name}"],
         "load_average": config.stash[_LOAD],
         "info": regops.info(),
-        "peers": [],
+        "peers": peer_facts(),
         "not_timed": config.stash[_NOT_TIMED],
     }
 
