@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,9 @@ from tests.launch_paths import LaunchShape, missing_paths
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 CAPABILITIES = tuple(_C.build_info()["cpu_capabilities"])
+# What torch tests its own ops with needs this package, which torch does not ask for.
+HAS_EXPECTTEST = importlib.util.find_spec("expecttest") is not None
+collect_ignore = [] if HAS_EXPECTTEST else ["test_opinfo.py", "test_optim_torch.py"]
 
 
 @pytest.fixture(params=DEVICES)
@@ -67,7 +71,13 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files that take longest first."""
+    """Puts the files that take longest first, and marks the tests that need a GPU."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("device") == "cuda":
+            item.add_marker("gpu")
+        if item.get_closest_marker("gpu") and "cuda" not in DEVICES:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     names = [f"test_{name}.py" for name in _LONG]
     place = {name: index for index, name in enumerate(names)}
     items.sort(key=lambda item: place.get(item.path.name, len(names)))
@@ -119,6 +129,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{name}: {most}, no spill")
     if "cuda" not in DEVICES:
         terminalreporter.write_line("CUDA kernels: compiled and interpreted, not run on a GPU")
+    if not HAS_EXPECTTEST:
+        terminalreporter.write_line("torch's own cases: not run, the package expecttest is missing")
     for name in ("avx2", "avx512"):
         if name not in CAPABILITIES:
             terminalreporter.write_line(f"{name} kernels: not run, this processor lacks the set")
