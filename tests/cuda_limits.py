@@ -104,3 +104,53 @@ def limit_of(name: str) -> Limit:
         if limit.applies_to(name):
             return limit
     raise LookupError(f"{name}: state in {__name__} what its machine code must be like")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most instructions a block of 128 random bits, on a main path that makes `blocks` of them.
+
+    On that path nothing else is left out: the op's loads, stores and arithmetic are counted, too. A
+    block serves `elements` elements, for each of which `moved` bytes come from or go to memory.
+    """
+
+    source: str
+    kernel: str
+    blocks: int
+    elements: int
+    moved: int
+    instructions: int
+
+    @property
+    def bytes(self) -> int:
+        """Moved on the whole path."""
+        return self.blocks * self.elements * self.moved
+
+
+# Beside the rounds, dropout compares, selects, scales and converts. With 32 bits an element, for p
+# near 0 and 1, a block serves half as many.
+DROPOUT = tuple(
+    Budget("dropout.cu", f"dropout_run<{dtype}, RuleOfHost<{fine}>>", *rest)
+    for dtype, fine, *rest in (
+        ("__half, 8", "false", 4, 8, 4, 128),
+        ("__nv_bfloat16, 8", "false", 4, 8, 4, 132),
+        ("float, 4", "false", 4, 4, 8, 106),
+        ("double, 2", "false", 4, 2, 16, 102),
+        ("__half, 8", "true", 8, 4, 4, 81),
+        ("__nv_bfloat16, 8", "true", 8, 4, 4, 83),
+        ("float, 4", "true", 8, 2, 8, 72),
+        ("double, 2", "true", 8, 1, 16, 70),
+    )
+)
+# DropConnect's products also multiply, and load what they multiply with. Of few samples, weights
+# are what comes from memory; with a mask for each sample next to nothing does.
+DROPCONNECT = tuple(
+    Budget(f"dropconnect_{source}.cu", kernel, *rest)
+    for source, kernel, *rest in (
+        ("mma_output", "mma_output<__nv_bfloat16, 1, false>", 8, 8, 2, 76),
+        ("mma_output", "mma_output<__nv_bfloat16, 8, false>", 8, 8, 2, 88),
+        ("mma_grad_input", "mma_grad_input<__nv_bfloat16, 1, false>", 4, 8, 2, 79),
+        ("mma_grad_input", "mma_grad_input<__nv_bfloat16, 4, false>", 4, 8, 2, 89),
+        ("linear_output", "sum_products<float, (Masks)1, true, 4, 4>", 16, 8, 0, 81),
+    )
+)

@@ -6,23 +6,25 @@ SASS is what a GPU runs. The interpreter runs PTX, from which ptxas makes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cuda_library import ROOT, SOURCES, machine_code
-from tests.cuda_limits import Limit, limit_of
+from tests.cuda_library import ROOT, SOURCES, machine_code, resources
+from tests.cuda_limits import DROPCONNECT, DROPOUT, Budget, Limit, limit_of
 from tests.ptx import H200, assemble, require_nvcc
 from tests.sass import (
     ARCHITECTURES,
     Instruction,
     bytes_per_second,
     disassemble,
-    loops,
+    philox_products,
+    random_path,
     require_nvdisasm,
     straight_path,
+    template_of,
 )
+from tools import cuda_resources
 
 SAMPLES = ROOT / "tests" / "ptx" / "samples"
 EVERY_SOURCE = pytest.mark.parametrize(
@@ -101,71 +103,67 @@ def test_narrow_accesses_are_noticed(tmp_path: Path) -> None:
 
 # ---- random numbers ------------------------------------------------------------------------------
 
-# Multipliers of Philox4x32, as nvdisasm writes them. They stand in no other product.
-_MULTIPLIERS = ("-0x2daee0ad", "-0x326172a9")
 # What a device copies, reads and writes counted: 90 % of an H200's 4.8 TB/s, as others measured it.
 COPY_BYTES_PER_SECOND = 4.3e12
 
 
-@dataclass(frozen=True)
-class Budget:
-    """A main path that makes random numbers, and the most that it may take.
-
-    `blocks` are those of 128 random bits that a thread makes on it, each for `elements` elements.
-    """
-
-    source: str
-    kernel: str
-    blocks: int
-    elements: int
-    instructions: int  # a block
-
-    def path(self) -> list[Instruction]:
-        """The loop with the most products, or the whole of a kernel without loops."""
-        code = machine_code(ROOT / "csrc" / "cuda" / self.source, "sm_90")[self.kernel]
-        return max(loops(code), key=products, default=None) or straight_path(code)
-
-
-def products(path: Sequence[Instruction]) -> int:
-    """Multiplications of Philox rounds."""
-    return sum(
-        each.name == "IMAD" and any(word in each.operands for word in _MULTIPLIERS) for each in path
-    )
-
-
-# Beside the rounds, dropout compares, selects, scales and converts. DropConnect's products also
-# multiply, and load what they multiply with.
-DROPOUT = (
-    Budget("dropout.cu", "dropout_run<__half, 8, RuleOfHost<false>>", 4, 8, 128),
-    Budget("dropout.cu", "dropout_run<__nv_bfloat16, 8, RuleOfHost<false>>", 4, 8, 132),
-    Budget("dropout.cu", "dropout_run<float, 4, RuleOfHost<false>>", 4, 4, 106),
-    Budget("dropout.cu", "dropout_run<double, 2, RuleOfHost<false>>", 4, 2, 102),
-    Budget("dropout.cu", "dropout_run<__half, 8, RuleOfHost<true>>", 8, 4, 81),
-    Budget("dropout.cu", "dropout_run<__nv_bfloat16, 8, RuleOfHost<true>>", 8, 4, 83),
-    Budget("dropout.cu", "dropout_run<float, 4, RuleOfHost<true>>", 8, 2, 72),
-    Budget("dropout.cu", "dropout_run<double, 2, RuleOfHost<true>>", 8, 1, 70),
-)
-DROPCONNECT = (
-    Budget("dropconnect_mma_output.cu", "mma_output<__nv_bfloat16, 1, false>", 8, 8, 76),
-    Budget("dropconnect_mma_output.cu", "mma_output<__nv_bfloat16, 8, false>", 8, 8, 88),
-    Budget("dropconnect_mma_grad_input.cu", "mma_grad_input<__nv_bfloat16, 1, false>", 4, 8, 79),
-    Budget("dropconnect_mma_grad_input.cu", "mma_grad_input<__nv_bfloat16, 4, false>", 4, 8, 89),
-    Budget("dropconnect_linear_output.cu", "sum_products<float, (Masks)1, true, 4, 4>", 16, 8, 81),
-)
+def path_of(budget: Budget) -> list[Instruction]:
+    """The instructions that the budget is of."""
+    return random_path(machine_code(ROOT / "csrc" / "cuda" / budget.source, "sm_90")[budget.kernel])
 
 
 @pytest.mark.parametrize("budget", [*DROPOUT, *DROPCONNECT], ids=lambda budget: budget.kernel)
 def test_random_numbers_keep_to_their_budget(budget: Budget) -> None:
-    path = budget.path()
+    path = path_of(budget)
     # Ten rounds of two, in one instruction each; 2.5 an element where 8 share a block.
-    assert products(path) <= 20 * budget.blocks
+    assert philox_products(path) <= 20 * budget.blocks
     assert len(path) <= budget.instructions * budget.blocks
 
 
 @pytest.mark.parametrize("budget", DROPOUT, ids=lambda budget: budget.kernel)
 def test_instructions_would_hide_behind_memory(budget: Budget) -> None:
     """By counting: no resource of an H200 bounds dropout to less than 1.3 times a copy."""
-    path = budget.path()
-    wide = [each for each in path if each.opcode.startswith(("LDG.E.128", "STG.E.128"))]
-    bounds = bytes_per_second(path, 16 * len(wide), H200)
+    path = path_of(budget)
+    bounds = bytes_per_second(path, budget.bytes, H200)
     assert min(bounds.values()) >= 1.3 * COPY_BYTES_PER_SECOND, bounds
+
+
+def test_bounds_by_hand() -> None:
+    path = [
+        Instruction(16 * place, "", opcode, "")
+        for place, opcode in enumerate(["LDG.E.128", "IMAD.WIDE.U32", "IMAD.MOV.U32", "LOP3.LUT"])
+    ]
+    bounds = bytes_per_second(path, 16, H200)
+    a_clock = 132 * 1.98e9
+    assert bounds == pytest.approx(
+        {
+            "issue": 16 * 128 / 4 * a_clock,
+            "logic": 16 * 64 * a_clock,
+            "multiply": 16 * 64 / 3 * a_clock,
+        }
+    )
+
+
+def test_paths() -> None:
+    """A loop that makes random numbers is the path; a kernel without one must not branch."""
+    product = ("IMAD.WIDE.U32", "R2, R2, -0x2daee0ad, RZ")
+    listing = [("S2R", "R0"), ("LOP3.LUT", "R1"), product, ("BRA", ""), ("EXIT", ""), ("BRA", "")]
+    code = [Instruction(16 * place, "", *each) for place, each in enumerate(listing)]
+    looping = [*code[:3], code[3]._replace(guard="P0", target=16), *code[4:]]
+    assert random_path(looping) == looping[1:4]
+    assert philox_products(looping) == 1
+    straight = [*code[:3], *code[4:]]
+    assert random_path(straight) == straight[:4]
+    with pytest.raises(ValueError, match="a branch at 0x30"):
+        random_path([*code[:3], code[3]._replace(guard="P0", target=64), *code[4:]])
+
+
+def test_tables_name_every_kernel() -> None:
+    text = cuda_resources.of_every_kernel()
+    names = {kernel.name for source in SOURCES for kernel in resources(source, "sm_90")}
+    assert all(f"`{name}`" in text for name in names)
+    assert len(text.splitlines()) == 2 + len(ARCHITECTURES) * len(names)
+    rows = cuda_resources.by_template().splitlines()[2:]
+    assert {row.split("`")[1] for row in rows} == {template_of(name) for name in names}
+    assert len({row.count("|") for row in rows}) == 1
+    assert cuda_resources.of_random_numbers().count("TB/s") == 1

@@ -10,9 +10,9 @@ Kernels are named as in their source, template arguments included.
 """
 
 from .disassembly import Instruction, disassemble, require_nvdisasm
-from .issue import bytes_per_second, clocks
+from .issue import bytes_per_second
 from .names import readable, template_of
-from .paths import loops, straight_path
+from .paths import philox_products, random_path, straight_path
 from .resources import ARCHITECTURES, MOST_THREADS, Resources, read_resources
 
 __all__ = [
@@ -21,9 +21,9 @@ __all__ = [
     "Instruction",
     "Resources",
     "bytes_per_second",
-    "clocks",
     "disassemble",
-    "loops",
+    "philox_products",
+    "random_path",
     "read_resources",
     "readable",
     "require_nvdisasm",

@@ -28,7 +28,7 @@ PIPES = {
 _TWICE = ("IMAD.WIDE", "IMAD.HI")
 
 
-def clocks(instructions: Iterable[Instruction]) -> dict[str, float]:
+def _clocks(instructions: Iterable[Instruction]) -> dict[str, float]:
     """Clocks of a multiprocessor that one thread's instructions take of each resource."""
     used: Counter[str] = Counter()
     for each in instructions:
@@ -45,4 +45,4 @@ def bytes_per_second(
 ) -> dict[str, float]:
     """To what each resource bounds a device, if a thread's instructions move `moved` bytes."""
     a_second = device.processors * device.clock_khz * 1000
-    return {name: moved / time * a_second for name, time in clocks(instructions).items()}
+    return {name: moved / time * a_second for name, time in _clocks(instructions).items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .disassembly import Instruction
 
 
@@ -26,3 +28,20 @@ def loops(instructions: list[Instruction]) -> list[list[Instruction]]:
         for branch in instructions
         if branch.target is not None and branch.target < branch.address
     ]
+
+
+# Multipliers of Philox4x32's rounds, as nvdisasm writes them. They stand in no other product.
+_MULTIPLIERS = ("-0x2daee0ad", "-0x326172a9")
+
+
+def philox_products(path: Sequence[Instruction]) -> int:
+    """Multiplications of Philox rounds."""
+    return sum(
+        each.name == "IMAD" and any(word in each.operands for word in _MULTIPLIERS) for each in path
+    )
+
+
+def random_path(instructions: list[Instruction]) -> list[Instruction]:
+    """Where a kernel makes its random numbers: the loop with the most products, or all of it."""
+    inside = max(loops(instructions), key=philox_products, default=[])
+    return inside if philox_products(inside) else straight_path(instructions)
