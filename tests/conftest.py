@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch
 
 from regops import _C
 from tests.cuda_library import LAUNCHED, has_nvcc, library
+from tests.launch_paths import LaunchShape, missing_paths
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 CAPABILITIES = tuple(_C.build_info()["cpu_capabilities"])
+# What torch tests its own ops with needs this package, which torch does not ask for.
+HAS_EXPECTTEST = importlib.util.find_spec("expecttest") is not None
+collect_ignore = [] if HAS_EXPECTTEST else ["test_opinfo.py", "test_optim_torch.py"]
 
 
 @pytest.fixture(params=DEVICES)
@@ -55,20 +60,33 @@ def _seed() -> None:
 
 
 # Minutes each. First, so that one process does not end long after the others.
-_LONG = ("sanitizers", "packaging", "barrier_mutations", "dropconnect_interpreted", "cuda_build")
+_LONG = (
+    "sanitizers",
+    "packaging",
+    "barrier_mutations",
+    "dropconnect_interpreted",
+    "cuda_build",
+    "sass",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files that take longest first."""
+    """Puts the files that take longest first, and marks the tests that need a GPU."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("device") == "cuda":
+            item.add_marker("gpu")
+        if item.get_closest_marker("gpu") and "cuda" not in DEVICES:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     names = [f"test_{name}.py" for name in _LONG]
     place = {name: index for index, name in enumerate(names)}
     items.sort(key=lambda item: place.get(item.path.name, len(names)))
 
 
-# ---- a kernel that no test has launched fails the run --------------------------------------------
+# ---- a kernel that is not launched, or not in every way, fails the run ---------------------------
 
 _COLLECTED: set[str] = set()
-_NEVER_LAUNCHED: list[str] = []
+_MISSING_PATHS: list[str] = []
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -80,28 +98,29 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: Any) -> None:
     """Takes over what a process of pytest-xdist's has run."""
     launched, collected = getattr(node, "workeroutput", {}).get("kernels", ((), ()))
-    LAUNCHED.update(launched)
+    LAUNCHED.update(LaunchShape(*shape) for shape in launched)
     _COLLECTED.update(collected)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Judges, if all files that launch kernels took part."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["kernels"] = (sorted(LAUNCHED), sorted(_COLLECTED))
+        launched = [tuple(shape) for shape in sorted(LAUNCHED)]  # what processes can send
+        session.config.workeroutput["kernels"] = (launched, sorted(_COLLECTED))
         return
     folder = session.config.rootpath / "tests"
     launching = {path.name for path in folder.glob("test_*_interpreted.py")}
     launching |= {"test_philox.py", "test_random.py"}
     if has_nvcc() and launching <= _COLLECTED and not session.shouldstop:
-        _NEVER_LAUNCHED[:] = sorted(library().kernels - LAUNCHED)
-        if _NEVER_LAUNCHED:
+        _MISSING_PATHS[:] = missing_paths(library().kernels, LAUNCHED)
+        if _MISSING_PATHS:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says what no test covers, and what this machine could not test."""
-    for name in _NEVER_LAUNCHED:
-        terminalreporter.write_line(f"kernel that no test has launched: {name}", red=True)
+    for problem in _MISSING_PATHS:
+        terminalreporter.write_line(problem, red=True)
     for report in terminalreporter.getreports("passed"):
         registers = [int(text.split()[0]) for _, text in report.user_properties if "regi" in text]
         if registers:
@@ -110,6 +129,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{name}: {most}, no spill")
     if "cuda" not in DEVICES:
         terminalreporter.write_line("CUDA kernels: compiled and interpreted, not run on a GPU")
+    if not HAS_EXPECTTEST:
+        terminalreporter.write_line("torch's own cases: not run, the package expecttest is missing")
     for name in ("avx2", "avx512"):
         if name not in CAPABILITIES:
             terminalreporter.write_line(f"{name} kernels: not run, this processor lacks the set")

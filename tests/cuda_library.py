@@ -1,29 +1,46 @@
-"""The project's CUDA kernels, compiled for the interpreter once for all tests."""
+"""The project's CUDA kernels, compiled once for all tests, to be interpreted and read."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
 
+from tests.launch_paths import LaunchShape
 from tests.ptx import (
     H200,
     CompiledLibrary,
     Device,
     NvccNotFound,
     Properties,
+    assemble,
     compile_cuda,
     find_nvcc,
     require_nvcc,
 )
+from tests.sass import Instruction, Resources, disassemble, read_resources
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(ROOT.glob("csrc/cuda/*.cu"))
+_INCLUDE = [ROOT / "csrc"]
+_FLAGS = ("-Werror", "all-warnings")
 
 
 @functools.cache
 def library(architecture: str = "compute_90") -> CompiledLibrary:
     """All of csrc/cuda."""
-    return compile_cuda(SOURCES, include=[ROOT / "csrc"], architecture=architecture)
+    return compile_cuda(SOURCES, _INCLUDE, _FLAGS, architecture)
+
+
+@functools.cache
+def resources(source: Path, architecture: str) -> list[Resources]:
+    """What the kernels of one source need on one architecture."""
+    return read_resources(assemble(source, _INCLUDE, _FLAGS, architecture))
+
+
+@functools.lru_cache(maxsize=4)  # of all sources together they would take hundreds of megabytes
+def machine_code(source: Path, architecture: str) -> dict[str, list[Instruction]]:
+    """The instructions of one source's kernels."""
+    return disassemble(assemble(source, _INCLUDE, _FLAGS, architecture))
 
 
 def has_nvcc() -> bool:
@@ -35,8 +52,8 @@ def has_nvcc() -> bool:
     return True
 
 
-LAUNCHED: set[str] = set()
-"""Names of the kernels that any test has launched in this process."""
+LAUNCHED: set[LaunchShape] = set()
+"""How any test has launched which kernels in this process."""
 
 
 def interpreted(properties: Properties = H200) -> Device:
@@ -52,5 +69,8 @@ def interpreted(properties: Properties = H200) -> Device:
 def call(device: Device, launcher: str, *arguments: object) -> None:
     """Calls a launcher that must succeed, and notes the kernels that it launched."""
     error = device.call(launcher, *arguments)
-    LAUNCHED.update(device.launched)
+    LAUNCHED.update(
+        LaunchShape(kernel, device.library.architecture, block, cluster)
+        for kernel, block, cluster in device.shapes
+    )
     assert error == 0

@@ -23,8 +23,8 @@ from tests.cross_entropy_problems import (
     weights,
     with_one_ignored,
 )
-from tests.cuda_library import ROOT, SOURCES, call, interpreted
-from tests.ptx import A100, Device, compile_cuda, require_nvcc
+from tests.cuda_library import call, interpreted
+from tests.ptx import A100
 
 # On chip: up to 32 classes by 8 threads a row, then a warp, 128 and 512 threads, clusters of 2, 4
 # and 8 blocks. float64 is streamed, by a warp, 128 or 256 threads.
@@ -46,6 +46,14 @@ def test_rows(classes: int, dtype: torch.dtype) -> None:
     assert ("on_chip" in names[0]) == on_chip
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rows_of_the_largest_cluster(dtype: torch.dtype) -> None:
+    """8 blocks, which float32 takes for 128256 classes."""
+    x = logits((1, 4 * 512 * 8 * 8 + 11), dtype)
+    results = check(Problem(x, labels(x), label_smoothing=0.1, gradient="inplace"))
+    assert any("on_chip" in name for name in results.launched)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_rows_longer_than_a_cluster(dtype: torch.dtype) -> None:
     classes = 8 * 65536 // dtype.itemsize + 64
@@ -56,9 +64,7 @@ def test_rows_longer_than_a_cluster(dtype: torch.dtype) -> None:
 
 def test_long_rows_without_clusters() -> None:
     """Code for compute capability 8.0 streams what does not fit into a block."""
-    require_nvcc()
-    library = compile_cuda(SOURCES, [ROOT / "csrc"], architecture="compute_80")
-    device = Device(library, properties=A100)
+    device = interpreted(A100)
     for classes, kernel in ((32000, "on_chip"), (33003, "streamed")):
         x = logits((1, classes), torch.bfloat16)
         results = check(Problem(x, labels(x), label_smoothing=0.1, gradient="inplace"), device)

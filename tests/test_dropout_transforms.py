@@ -150,7 +150,7 @@ def test_checkpoint_redraws_the_same_mask(use_reentrant: bool, preserve_rng_stat
     assert torch.equal(input.grad, expected_gradient)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_replays_of_a_cuda_graph_have_masks_of_their_own() -> None:
     input = torch.ones(4096, device="cuda", requires_grad=True)
     torch.autograd.grad(RF.dropout(input).sum(), input)  # allocates outside the capture

@@ -83,7 +83,7 @@ def _by_cuda(blocks: list[Block]) -> list[list[int]]:
     return (words.long() & 0xFFFFFFFF).tolist()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_known_answers_on_the_gpu() -> None:
     blocks, answers = _known()
     assert _by_cuda(blocks) == answers

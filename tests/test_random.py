@@ -47,7 +47,7 @@ def test_new_keys_do_not_repeat() -> None:
     assert len(keys) == 10000
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs generators of two devices: a GPU")
+@pytest.mark.gpu
 def test_generator_of_another_device_is_refused() -> None:
     with pytest.raises(RuntimeError, match="generator on cuda:0, got one on cpu"):
         regops.random.new_key("cuda", torch.Generator())

@@ -198,7 +198,7 @@ def test_a_key_for_each_step_compiles_once_for_all_steps() -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_reduced_overhead_is_eager_training() -> None:
     torch._dynamo.reset()
     eager, model = made().cuda(), made().cuda()

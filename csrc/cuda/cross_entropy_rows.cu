@@ -20,6 +20,7 @@ constexpr int kVectors = 8;           // 16-byte vectors a thread: 128 bytes in 
 constexpr int kClusterThreads = 512;  // two blocks of 64 KiB on a multiprocessor, so that one can
                                       // load while the other waits for its cluster
 constexpr unsigned kMostBlocks = 8;   // of a cluster; more than 8 are not portable
+constexpr bool kAssign = true;        // see store_elements; otherwise threads spill 8 bytes
 
 constexpr __host__ __device__ int block_threads(int threads) {
   return threads < 128 ? 128 : threads;
@@ -69,8 +70,9 @@ __global__ void __launch_bounds__(block_threads(kThreads), 1024 / block_threads(
 #pragma unroll 1
     for (int u = 0; u * kThreads < held.count; ++u) {
       const Real zeros[kSize] = {};
-      store_elements(output + held.first + u * Held::kStep, 1,
-                     reinterpret_cast<uintptr_t>(output + held.first) % sizeof(Pack) == 0, zeros);
+      store_elements<T, kSize, kAssign>(
+          output + held.first + u * Held::kStep, 1,
+          reinterpret_cast<uintptr_t>(output + held.first) % sizeof(Pack) == 0, zeros);
     }
     if (held.single >= 0) output[held.single] = Element<T>::round(0);
   }
@@ -138,7 +140,7 @@ __global__ void __launch_bounds__(block_threads(kThreads), 1024 / block_threads(
       Real x[kSize];
       widen_all(pack[u], x);
       gradients_of(held.first + u * Held::kStep, x);
-      store_elements(output + held.first + u * Held::kStep, 1, aligned, x);
+      store_elements<T, kSize, kAssign>(output + held.first + u * Held::kStep, 1, aligned, x);
     }
     if (held.single >= 0) {
       gradients_of(held.single, x_single);

@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int c = 0; c < kSize; ++c) {
           pack.element[c] = apply(pack.element[c], keep[c] >> r & 1u, scale);
         }
-        *reinterpret_cast<Pack*>(output + at) = pack;
+        store_vector(output + at, pack);
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "dtype.h"
 
@@ -79,8 +80,23 @@ __device__ __forceinline__ void load_elements(const T* from, int64_t stride, boo
   }
 }
 
-// The reverse, each element rounded once.
+// Writes a vector by one instruction. Assigning it, or a uint4, leaves that to nvcc, which splits
+// the assignment into elements and does not always join them again: in some unrolled loops 16 bytes
+// took 4 stores of 4. (As one 128-bit integer, 16-bit floats went through local memory.)
 template <class T, int kSize>
+__device__ __forceinline__ void store_vector(T* to, const Vector<T, kSize>& vector) {
+  if constexpr (sizeof(vector) == sizeof(uint4)) {
+    uint4 words;
+    memcpy(&words, &vector, sizeof words);
+    __stwb(reinterpret_cast<uint4*>(to), words);
+  } else {
+    *reinterpret_cast<Vector<T, kSize>*>(to) = vector;
+  }
+}
+
+// The reverse of load_elements, each element rounded once. kAssign: vectors are assigned, which
+// takes fewer registers where nvcc joins them by itself.
+template <class T, int kSize, bool kAssign = false>
 __device__ __forceinline__ void store_elements(T* to, int64_t stride, bool vectors,
                                                const typename Element<T>::Compute (&x)[kSize]) {
   constexpr int kPart = kSize < kVectorSize<T> ? kSize : kVectorSize<T>;
@@ -95,8 +111,10 @@ __device__ __forceinline__ void store_elements(T* to, int64_t stride, bool vecto
         round_pair(x[part + k], x[part + k + 1], pack.element + k);
       }
     }
-    if (vectors) {
+    if (vectors && kAssign) {
       *reinterpret_cast<Vector<T, kPart>*>(to + part) = pack;
+    } else if (vectors) {
+      store_vector(to + part, pack);
     } else {
 #pragma unroll
       for (int k = 0; k < kPart; ++k) to[(part + k) * stride] = pack.element[k];

@@ -23,8 +23,11 @@ and what ptxas makes of the PTX: it may fuse an `add.f32` and a `mul.f32` that c
 from .compile import (
     CompiledLibrary,
     CompileError,
+    MachineCode,
     NvccNotFound,
+    assemble,
     compile_cuda,
+    compile_host_library,
     find_nvcc,
     require_nvcc,
 )
@@ -38,10 +41,13 @@ __all__ = [
     "CompiledLibrary",
     "Device",
     "DeviceError",
+    "MachineCode",
     "NvccNotFound",
     "ParseError",
     "Properties",
+    "assemble",
     "compile_cuda",
+    "compile_host_library",
     "find_nvcc",
     "require_nvcc",
 ]

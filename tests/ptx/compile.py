@@ -1,5 +1,7 @@
 """Compiles CUDA sources to PTX and to a host library whose launches go to the interpreter.
 
+The same PTX is assembled to machine code, which is read but not run.
+
 Results are kept under build/ptx/, named by a hash of all that they depend on, so that a second run
 compiles only what changed. A lock file for each keeps parallel test processes from doing the same
 work.
@@ -71,6 +73,16 @@ class CompiledLibrary:
         return set(self.module.kernels)
 
 
+@dataclass(frozen=True)
+class MachineCode:
+    """What ptxas made of one source for one architecture, and what it said with -v."""
+
+    architecture: str
+    ptx: Path
+    cubin: Path
+    report: Path
+
+
 def find_nvcc() -> Path:
     """$CUDA_HOME/bin/nvcc, else nvcc on PATH, else /usr/local/cuda/bin/nvcc."""
     candidates = [Path("/usr/local/cuda/bin/nvcc")]
@@ -114,15 +126,9 @@ def compile_cuda(
         CompileError: a source does not compile, or calls a runtime function that the stand-in
             lacks.
     """
-    nvcc = find_nvcc()
-    sources = [Path(source).resolve() for source in sources]
-    include = [Path(folder).resolve() for folder in include]
-    options = ["-O3", "-std=c++17", "-lineinfo", *flags, *(f"-I{folder}" for folder in include)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         units = list(
-            pool.map(
-                lambda source: _compile_unit(nvcc, source, include, options, architecture), sources
-            )
+            pool.map(lambda source: _compile_unit(source, include, flags, architecture), sources)
         )
     key = _hash(*(path.read_text() for path in _RUNTIME), *(unit.name for unit in units))
 
@@ -141,9 +147,54 @@ def compile_cuda(
     return CompiledLibrary(ptx, folder / "library.so", architecture)
 
 
+def assemble(
+    source: Path,
+    include: Sequence[Path] = (),
+    flags: Sequence[str] = (),
+    architecture: str = "sm_90",
+) -> MachineCode:
+    """Makes machine code of the PTX that `compile_cuda` interprets; a warning is an error.
+
+    Args:
+        source: a `.cu` file.
+        include: folders for `-I`.
+        flags: further options for nvcc.
+        architecture: such as "sm_90".
+
+    Raises:
+        NvccNotFound: there is no nvcc.
+        CompileError: the source does not compile.
+    """
+    nvcc = find_nvcc()
+    virtual = architecture.replace("sm_", "compute_")
+    ptx = _compile_unit(source, include, flags, virtual) / "unit.ptx"
+    options = ["-O3", f"-arch={architecture}", "-Xptxas", "-v", "-Werror", "all-warnings"]
+
+    def build(folder: Path) -> None:
+        command = [str(nvcc), *options, "-cubin", str(ptx), "-o", str(folder / "unit.cubin")]
+        (folder / "report.txt").write_text(_call(*command))
+
+    folder = _build_once(_hash(_version(nvcc), *options, ptx.read_text()), build)
+    return MachineCode(architecture, ptx, folder / "unit.cubin", folder / "report.txt")
+
+
+def compile_host_library(source: Path) -> Path:
+    """A C++ source that includes headers of the CUDA toolkit, as a library without its runtime."""
+    nvcc = find_nvcc()
+    options = ["-shared", "-cudart", "none", "-Xcompiler", "-fPIC"]
+
+    def build(folder: Path) -> None:
+        _call(str(nvcc), *options, str(source), "-o", str(folder / "library.so"))
+
+    return _build_once(_hash(_version(nvcc), *options, source.read_text()), build) / "library.so"
+
+
 def _compile_unit(
-    nvcc: Path, source: Path, include: list[Path], options: list[str], architecture: str
+    source: Path, include: Sequence[Path], flags: Sequence[str], architecture: str
 ) -> Path:
+    nvcc, source = find_nvcc(), Path(source).resolve()
+    include = [Path(folder).resolve() for folder in include]
+    options = ["-O3", "-std=c++17", "-lineinfo", *flags, *(f"-I{folder}" for folder in include)]
     files = sorted(_dependencies(source, include))
     contents = [f"{path}\0{path.read_text()}" for path in files]
     key = _hash(_version(nvcc), architecture, *options, str(source), *contents)
@@ -212,7 +263,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _call(*command: str) -> None:
+def _call(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise CompileError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stderr

@@ -13,7 +13,7 @@ from .compile import CompiledLibrary
 from .decode import Decoder
 from .errors import DeviceError
 from .global_races import GlobalAccessLog
-from .machine import Group, Launch, Program
+from .machine import Dimensions, Group, Launch, Program
 from .memory import Memory
 from .parser import Kernel, Variable
 from .ptx_types import ptx_type
@@ -78,6 +78,7 @@ class Device:
 
     Attributes:
         launched: names of the kernels launched so far.
+        shapes: in what blocks and clusters each of them was.
         instructions: number of instructions executed so far, each for a group of threads.
     """
 
@@ -103,6 +104,7 @@ class Device:
         self.order = order
         self.properties = properties
         self.launched: set[str] = set()
+        self.shapes: set[tuple[str, Dimensions, Dimensions]] = set()
         self.memory = Memory()
         self._keep_alive: list[Array] = []
         self._failure: BaseException | None = None
@@ -186,6 +188,7 @@ class Device:
                 f"its launch bounds allow {kernel.max_threads}"
             )
         self.launched.add(kernel.name)
+        self.shapes.add((kernel.name, launch.block, launch.cluster))
         grid = launch.grid
         clusters = np.arange(grid[0] * grid[1] * grid[2] // launch.cluster_size)
         if self.order == "reverse":
