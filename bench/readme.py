@@ -141,17 +141,21 @@ SECTIONS = (
 )
 
 
-def figures(summary: Summary, link: str) -> str:
+def figures(summary: Summary, link: str, drawn: bool = False) -> str:
     """A run as Markdown: of a machine with a GPU what ran on that, for the CPU's run is another.
 
     Args:
         summary: The run.
         link: Where it is, as seen from the README.
+        drawn: Whether its overview is beside it, as an SVG of the same name.
     """
     device = "cuda" if any(row.device.startswith("cuda") for row in summary.rows) else "cpu"
     machine = summary.machine
     parts = [f"### {machine['gpu' if device == 'cuda' else 'processor']}"]
     parts += [f"{described(summary)} ([{link}]({link}))."]
+    if drawn:
+        words = "How many times as fast as torch each op is; the tables below have the figures"
+        parts.append(f"![{words}]({link.removesuffix('.json')}.svg)")
     shown: list[Row] = []
     for section in SECTIONS:
         rows = [row for pick in section.picks for row in pick.rows(summary, device)]
@@ -277,7 +281,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = options.runs or [run_file(str(path)) for path in sorted(RESULTS.glob("*.json"))]
         text = options.readme.read_text()
         links = [Path(os.path.relpath(run.path.resolve(), folder)).as_posix() for run in runs]
-        blocks = [figures(run.summary, link) for run, link in zip(runs, links, strict=True)]
+        blocks = [
+            figures(run.summary, link, run.path.with_suffix(".svg").exists())
+            for run, link in zip(runs, links, strict=True)
+        ]
         made = with_figures(text, "\n\n".join(blocks))
     except (argparse.ArgumentTypeError, OSError, ValueError) as error:
         parser.error(str(error))

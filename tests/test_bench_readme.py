@@ -35,6 +35,11 @@ def run() -> Summary:
     )
 
 
+def test_an_overview_that_is_there_is_shown() -> None:
+    assert "](results/cpu.svg)" in figures(run(), "results/cpu.json", drawn=True)
+    assert "svg" not in figures(run(), "results/cpu.json")
+
+
 def test_the_committed_figures_are_of_the_committed_results() -> None:
     assert readme.main(["--check"]) == 0, "python -m bench readme"
 
