@@ -95,7 +95,8 @@ class LiveProgress:
         self._progress.update(self._task, description=name, rest=rest, refresh=True)
         if not self._console.is_terminal:
             elapsed = time.perf_counter() - self._start
-            self._console.print(f"{elapsed:6.1f} s, {rest}: {name}", highlight=False)
+            line = f"{elapsed:6.1f} s, {rest}: {name}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Says at once, and once, why a provider was not timed."""
