@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 OUT = ROOT / "bench" / "out"
 
 _PROFILES_HELP = """smoke: does everything work? float32, small, half a minute. default: float32 and
-bfloat16, up to 16M elements on a CPU, a quarter of an hour. full: float16 too, longer, and all
+bfloat16, up to 16M elements on a CPU, some twenty minutes. full: float16 too, longer, and all
 sizes that fit. Default: %(default)s"""
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], object]] = {
