@@ -53,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in _COMMANDS:
         status = _COMMANDS[arguments[0]](arguments[1:])
         return status if isinstance(status, int) else 0
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     profile = PROFILES[options.profile]
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out = options.out or _usual_out(options)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{options.out}: {error.strerror}")
     results = options.out / "benchmark.json"
     stale = [results, *options.out.glob("example-*.json")]
     for path in [results] if options.resume else stale:
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == pytest.ExitCode.USAGE_ERROR:
         return status
     if status == pytest.ExitCode.INTERRUPTED:
-        place = [] if options.out == OUT else [f"--out={options.out}"]
+        place = [] if options.out == _usual_out(options) else [f"--out={options.out}"]
         again = " ".join(["python -m bench", *_arguments(options), *place, "--resume"])
         console.print(
             f"interrupted: reporting what was measured; to go on: {again}",
@@ -133,14 +138,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         type=Path,
-        default=OUT,
-        help="folder to write to; default: bench/out",
+        help="folder to write to; default: bench/out, or one in it for other profiles or parts",
     )
     parser.add_argument("--resume", action="store_true", help="keep what is measured there already")
     parser.add_argument(
         "--no-examples", action="store_true", help="train nothing; so it is where ops are chosen"
     )
     return parser
+
+
+def _usual_out(options: argparse.Namespace) -> Path:
+    """A run of a part, or a shorter one, does not replace the one that took long."""
+    if any(getattr(options, name) for name in ("op", "size", "dtype", "device", "provider")):
+        return OUT / "part"
+    return OUT if options.profile == "default" else OUT / options.profile
 
 
 def _arguments(options: argparse.Namespace) -> list[str]:

@@ -63,7 +63,7 @@ class Headline:
 
     @property
     def memory(self) -> tuple[str, str]:
-        """What is taken beyond the inputs beside torch's default: in short, and the figures."""
+        """What is taken beyond the inputs: in short beside torch's default, and the figures."""
         row, other = self.row, self.usual
         if not {other, "regops"} <= row.full_peak.keys():
             return NOTHING, "not measured"
@@ -76,6 +76,8 @@ class Headline:
             short = f"{percent(abs(theirs - own) / theirs)} {'less' if own < theirs else 'more'}"
             short = "the same" if own == theirs else short
         figures = f"{memory(own)} at the peak, {other} {memory(theirs)}"
+        if self.best not in (None, other) and self.best in row.full_peak:
+            figures += f", {self.best} {memory(row.full_peak[self.best])}"
         if row.direction != "step":
             kept = [memory(row.state[name]) for name in ("regops", other)]
             figures += f"; {kept[0]} kept for backward, {other} {kept[1]}"

@@ -122,7 +122,7 @@ SECTIONS = (
         "a step of AdamW",
         {"fused": "vs torch's fused", "foreach": "vs its foreach"},
         ("peak", "memory"),
-        "foreach",
+        "fused",
         (
             Pick(
                 "adamw",

@@ -8,7 +8,6 @@ prints the tables. Given a `summary.json` it makes the rest from that.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,23 +19,10 @@ from bench.overview import save_overview
 from bench.page import html
 from bench.plots import save_op
 from bench.rows import anchor, grouped, usual
-from bench.summary import Summary, read, summarize, write
+from bench.run_files import run_file
+from bench.summary import Summary, write
 from bench.tables import tables
 from bench.wording import warnings
-
-__all__ = ["load", "main", "warnings"]
-
-
-def load(path: Path) -> Summary:
-    """A summary from a `summary.json` or from pytest-benchmark's JSON.
-
-    The reports of the examples are taken from `example-*.json` in the same folder.
-    """
-    content = json.loads(path.read_text())
-    if "benchmarks" not in content:
-        return read(path)
-    examples = sorted(path.parent.glob("example-*.json"))
-    return summarize(content, [json.loads(example.read_text()) for example in examples])
 
 
 def save_figures(summary: Summary, folder: Path) -> None:
@@ -55,12 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         Path of the page.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("json", type=Path, nargs="?", default=Path("bench/out/benchmark.json"))
+    parser.add_argument("json", type=run_file, nargs="?", default="bench/out/benchmark.json")
     parser.add_argument("--out", type=Path, help="folder to write to; default: the JSON's")
     options = parser.parse_args(arguments)
-    out = options.out or options.json.parent
-    out.mkdir(parents=True, exist_ok=True)
-    summary = load(options.json)
+    out = options.out or options.json.path.parent
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{out}: {error.strerror}")
+    summary = options.json.summary
     write(summary, out / "summary.json")
     (out / "summary.md").write_text(markdown(summary), encoding="utf-8")
     page = out / "report.html"

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.report import load
-from bench.summary import Summary
+from bench.summary import Summary, load
 
 
 class RunFile(NamedTuple):

@@ -223,6 +223,18 @@ def read(path: Path) -> Summary:
     return Summary(**{**content, **lists})
 
 
+def load(path: Path) -> Summary:
+    """A summary from a `summary.json` or from pytest-benchmark's JSON.
+
+    The reports of the examples are taken from `example-*.json` in the same folder.
+    """
+    content = json.loads(path.read_text())
+    if "benchmarks" not in content:
+        return read(path)
+    examples = sorted(path.parent.glob("example-*.json"))
+    return summarize(content, [json.loads(example.read_text()) for example in examples])
+
+
 def write(summary: Summary, path: Path) -> None:
     """Writes a `summary.json`, one row a line so that two runs can be compared by `diff`."""
     content = asdict(summary)

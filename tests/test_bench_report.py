@@ -78,7 +78,7 @@ def test_the_headline_is_of_the_largest_size_that_no_cache_holds(run: Summary) -
     assert (line.best, line.usual) == ("compile", "eager")
     assert line.memory == (
         "33% less",
-        "128 MiB at the peak, eager 192 MiB; 16 B kept for backward, eager 48 MiB",
+        "128 MiB at the peak, eager 192 MiB, compile 144 MiB; 16 B kept for backward, eager 48 MiB",
     )
     assert line.share == "80%"
     assert lines["linear_cross_entropy", "cpu"].memory[0] == "92% less"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench import __main__ as bench_main
 from bench import ceilings, measure, throttle
 from bench.bench_dropout import law, spec
 from bench.bench_machine import spec as machine
@@ -65,6 +66,33 @@ def test_what_is_asked_for_by_name_is_timed_beyond_the_profile(tmp_path: Path) -
     assert [set(row.median) for row in summary.ceilings] == [{"copy"}]
     assert summary.end_to_end == []
     assert " ".join(arguments) in " ".join(summary.arguments)
+
+
+def test_a_part_does_not_replace_a_whole_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_main, "OUT", tmp_path)
+    monkeypatch.setattr(bench_main.pytest, "main", lambda *_, **__: pytest.ExitCode.USAGE_ERROR)
+    for arguments, name in (
+        ([], "."),
+        (["--profile=smoke"], "smoke"),
+        (["--op=dropout"], "part"),
+        (["--profile=full", "--dtype=float32"], "part"),
+    ):
+        bench_main.main(arguments)
+        assert (tmp_path / name).is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"smoke", "part"}
+
+
+def test_a_folder_that_cannot_be_made_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    for out in (taken, taken / "below"):
+        with pytest.raises(SystemExit):
+            bench_main.main([f"--out={out}"])
+        assert f"error: {out}: " in capsys.readouterr().err
 
 
 def test_a_name_that_nothing_has_is_refused(tmp_path: Path) -> None:
